@@ -1,0 +1,1 @@
+"""Methods against models, for people who compare defences."""

@@ -1,0 +1,1 @@
+"""Named systems: which recoverer, pruner and repairer each one is made of."""

@@ -1,0 +1,1 @@
+"""Which filters go, and the surgery that makes them go."""

@@ -1,0 +1,1 @@
+"""What gives a pruned network its accuracy back."""

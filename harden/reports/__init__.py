@@ -1,0 +1,1 @@
+"""One file per form that a report takes."""

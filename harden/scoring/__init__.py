@@ -1,0 +1,1 @@
+"""How guilty each filter looks."""
