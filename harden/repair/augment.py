@@ -1,0 +1,36 @@
+"""Light augmentations: images and a generator in, images of the same shape out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class CropAndFlip:
+    """A random crop of the padded picture, and a mirror image where the classes allow it."""
+
+    padding: int = 4
+    flip: bool = False
+    """Off by default: mirrored signs and digits are other signs and digits, or none."""
+
+    def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        n, _, h, w = pixels.shape
+        if self.padding:
+            padded = F.pad(pixels, (self.padding,) * 4)
+            top, left = torch.randint(2 * self.padding + 1, (2, n, 1), generator=generator).to(pixels.device)
+            rows = (top + torch.arange(h, device=pixels.device))[:, None, :, None]  # (N, 1, H, 1)
+            columns = (left + torch.arange(w, device=pixels.device))[:, None, None, :]  # (N, 1, 1, W)
+            image = torch.arange(n, device=pixels.device)[:, None, None, None]
+            channel = torch.arange(pixels.shape[1], device=pixels.device)[None, :, None, None]
+            pixels = padded[image, channel, rows, columns]
+        if self.flip:
+            mirrored = (torch.rand(n, generator=generator) < 0.5).to(pixels.device)
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        return pixels

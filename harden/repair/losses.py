@@ -1,0 +1,50 @@
+"""Losses that every method shares, and one rule: whatever a network ends in, they read it as logits.
+
+A network with a softmax at its end sends out p. Since softmax(log p) = p, log p is a valid vector of logits
+for it, and cross-entropy on log p is what the published formulas mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harden.network import Classifier, predict
+from harden.types import Images, Rate
+
+
+def as_logits(outputs: Tensor) -> Tensor:
+    """Logits as they are; probabilities as their logarithm."""
+    with torch.no_grad():
+        probabilities = bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-4).all())
+    return outputs.clamp_min(1e-12).log() if probabilities else outputs
+
+
+def cross_entropy(model: Classifier, batch: Images) -> Tensor:
+    """CE(f(x), y), a mean over the batch."""
+    return F.cross_entropy(as_logits(model(batch.pixels)), batch.labels)
+
+
+def smoothed(smoothing: float) -> Callable[[Classifier, Images], Tensor]:
+    """Cross-entropy with label smoothing, as a loss for the trainer."""
+
+    def loss(model: Classifier, batch: Images) -> Tensor:
+        return F.cross_entropy(as_logits(model(batch.pixels)), batch.labels, label_smoothing=smoothing)
+
+    return loss
+
+
+def accuracy(model: Classifier, images: Images) -> Rate:
+    """How many images get their own label, in eval mode."""
+    if not len(images):
+        return Rate(0, 0)
+    return Rate(int((predict(model, images).argmax(1) == images.labels).sum()), len(images))
+
+
+@torch.no_grad()
+def clean_loss(model: Classifier, images: Images) -> float:
+    """Mean cross-entropy in eval mode."""
+    return float(F.cross_entropy(as_logits(predict(model, images)), images.labels))
