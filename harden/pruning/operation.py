@@ -1,0 +1,211 @@
+"""One operation: what is decided for each layer, what has gone so far, and what was refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from harden.network import Classifier, close, units
+from harden.pruning import choose, guard, proof
+from harden.pruning.channels import Ledger, Reach, Row, close_rows, closed_rows, dead_channels
+from harden.types import Filter, Proposal, Refusal, Run, Splits
+
+
+class Knife(Protocol):
+    """Whatever can follow channels through a network and cut them out of it."""
+
+    def reach(self, layer: str) -> Reach: ...
+
+    def cut(self, reach: Reach, channels: Sequence[int]) -> Callable[[], None]: ...
+
+
+class Operation:
+    """Two copies of a network with the same filters closed: one keeps its width, the other one is cut."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        proposal: Proposal,
+        splits: Splits,
+        run: Run,
+        align: int,
+        max_accuracy_drop: float,
+        remove_coupled: bool,
+    ) -> None:
+        self.proposal, self.splits, self.run = proposal, splits, run
+        self.align, self.remove_coupled = align, remove_coupled
+        self.masked = model.copy().eval()
+        self.parts = units(self.masked)
+        self.refusals: list[Refusal] = []
+        self.guilty = self._known(proposal.guilty)
+        self.original_accuracy = guard.accuracy(model, splits.choose)
+        close(self.parts, self.guilty)
+        self.guard = guard.Guard(self.masked, splits.choose, max_accuracy_drop)
+        self.inputs = proof.proof_inputs(model, splits.tune, run.seed)
+        self.dtypes = {name: tensor.dtype for name, tensor in self.masked.network.state_dict().items()}
+        self.work: nn.Module = deepcopy(self.masked.network).double()
+        self.ledger = Ledger()
+        self.costs: dict[str, Tensor] = {}
+        self.reestimated = False
+        self.result: nn.Module = self.work
+
+    def _known(self, proposed: Sequence[Filter]) -> tuple[Filter, ...]:
+        """The proposed filters that exist and that a forward pass reaches, each once."""
+        known = []
+        for filter in dict.fromkeys(proposed):
+            if filter.layer not in self.parts:
+                self.refusals.append(Refusal(filter, "not analysed: no convolution of that name is in use"))
+            elif not 0 <= filter.index < self.parts[filter.layer].width:
+                width = self.parts[filter.layer].width
+                self.refusals.append(Refusal(filter, f"there is no such filter: the layer has {width}"))
+            else:
+                known.append(filter)
+        return tuple(known)
+
+    def layers(self) -> list[str]:
+        """The layers that hold guilty filters, in the order of the forward pass."""
+        touched = choose.by_layer(self.guilty)
+        return [name for name in self.parts if name in touched]
+
+    def refuse(self, layer: str, reason: str, only: Sequence[Filter] | None = None) -> None:
+        """The guilty filters of this layer that are still there stay closed, for this reason."""
+        told = {refusal.filter for refusal in self.refusals}
+        for filter in self.guilty if only is None else only:
+            if filter.layer == layer and self._present(filter) and filter not in told:
+                self.refusals.append(Refusal(filter, reason))
+
+    def _present(self, filter: Filter) -> bool:
+        kept = self.ledger.kept.get((filter.layer, "out"))
+        return kept is None or filter.index in kept
+
+    def layer(self, knife: Knife, name: str) -> None:
+        """Cuts what can go out of one layer, and out of all that its channels reach."""
+        if all(not self._present(filter) for filter in self.guilty if filter.layer == name):
+            return  # gone already, through a layer that shares its channels
+        if time.monotonic() > self.run.deadline:
+            return self.refuse(name, "the time was up")
+        reach = knife.reach(name)
+        if reach.obstacle:
+            return self.refuse(name, reach.obstacle)
+        original = self.ledger.original(reach)
+        guilty = set(self.guilty)
+        wanted = {c for c in range(reach.width) if any(Filter(*original(row)) in guilty for row in reach.rows([c]))}
+        dead = dead_channels(self.work, reach, self.inputs) & wanted
+        order = self._order(reach, original, wanted, dead)
+        tried = self._largest(reach, original, order, wanted, dead)
+        if isinstance(tried, str):
+            return self.refuse(name, tried)
+        failure = self._cut(knife, reach, original, tried)
+        if failure:
+            return self.refuse(name, failure)
+        return self.refuse(name, f"the accuracy guard let only {len(tried)} of {reach.width} filters of the layer go")
+
+    def _order(
+        self, reach: Reach, original: Callable[[Row], Row], wanted: set[int], dead: set[int]
+    ) -> list[int]:
+        """The channels that may go, the ones that cost nothing first: guilty before useless, useless before cheap."""
+        coupled = {c for c in range(reach.width) if len(reach.producers(c)) > 1}
+        named = {filter: place for place, filter in reversed(list(enumerate(self.proposal.useless)))}
+
+        def key(channel: int) -> tuple[int, float, int]:
+            filters = [Filter(*original(row)) for row in reach.rows([channel])]
+            cost = sum(self._cost(filter) for filter in filters if filter.layer in self.parts)
+            if channel in wanted:
+                return (0 if channel in dead else 1), cost, channel
+            places = [named[filter] for filter in filters if filter in named]
+            return (2, float(min(places)), channel) if places else (3, cost, channel)
+
+        free = [c for c in range(reach.width) if self.remove_coupled or c not in coupled or c in dead]
+        return sorted(free, key=key)
+
+    def _cost(self, filter: Filter) -> float:
+        if not self.costs:
+            self.costs = guard.costs(self.masked, list(self.parts), self.splits.tune)
+        return float(self.costs[filter.layer][filter.index])
+
+    def _largest(
+        self, reach: Reach, original: Callable[[Row], Row], order: list[int], wanted: set[int], dead: set[int]
+    ) -> list[int] | str:
+        """The channels to cut: as many as the guilty and the alignment ask for and the guard accepts; or why none."""
+        sharing = max(len(reach.producers(channel)) for channel in wanted) - 1
+        if not wanted & set(order):
+            return f"its channel is shared with {sharing} other layers"
+        sizes = choose.cut_sizes(reach.width, len(wanted & set(order)), self.align)
+        if not sizes:
+            return f"the layer has {reach.width} filters: an aligned width would leave none"
+        drops = []
+        for size in choose.thinned(sizes):
+            cut = order[:size]
+            if len(cut) < size:
+                continue
+            if set(cut) <= dead:
+                return cut
+            drops.append((size, self.guard.drop([original(row) for row in reach.rows(cut)])))
+            if self.guard.accepts(drops[-1][1]):
+                return cut
+        if not drops:
+            return f"its channel is shared with {sharing} other layers"
+        size, drop = min(drops, key=lambda pair: pair[1])
+        where = f", and out of the {sharing} other layers that share their channels" if sharing else ""
+        return (
+            f"{size} of the layer's {reach.width} filters would have to go to reach a multiple of {self.align}{where}: "
+            f"that costs {100 * drop:.1f} points of accuracy, and {100 * self.guard.max_accuracy_drop:.1f} are allowed"
+        )
+
+    def _cut(
+        self, knife: Knife, reach: Reach, original: Callable[[Row], Row], channels: list[int]
+    ) -> str:
+        """Cuts and proves; on failure everything is as before, and the reason comes back."""
+        rows = reach.rows(channels)
+        with closed_rows(self.work, rows):
+            expected = proof.outputs(self.work, self.inputs)
+            undo = None
+            try:
+                undo = knife.cut(reach, channels)
+                gap = proof.difference(expected, proof.outputs(self.work, self.inputs))
+                failure = "" if gap <= proof.TOLERANCE else f"the network computed otherwise without it ({gap:.0e})"
+            except Exception as error:  # a forward pass through a broken network may raise anything
+                failure = f"the network broke without it: {type(error).__name__}: {error}"
+            if failure and undo is not None:
+                undo()
+        if failure:
+            return failure
+        close_rows(self.masked.network, [original(row) for row in rows])
+        self.ledger.drop(reach, channels)
+        return ""
+
+    def finish(self) -> None:
+        """The last proof, of all cuts together; the weights' own precision; statistics renewed if that helps."""
+        network = deepcopy(self.masked.network).double()
+        gap = proof.difference(proof.outputs(network, self.inputs), proof.outputs(self.work, self.inputs))
+        if gap > proof.TOLERANCE:
+            self.ledger = Ledger()
+            self.work = network
+            for name in self.layers():
+                self.refuse(name, f"all removals together changed the network ({gap:.0e}), so none was kept")
+        del network
+        for name, tensor in [*self.work.named_parameters(), *self.work.named_buffers()]:
+            tensor.data = tensor.data.to(self.dtypes[name])
+        self.result = self.work.eval()
+        pruned = Classifier(self.result, self.masked.contract, self.run.cost).to(self.masked.mean.device)
+        self.reestimated = guard.reestimate(
+            pruned, self.splits.tune, self.splits.choose, self.original_accuracy, seed=self.run.seed
+        )
+
+    def width(self, name: str) -> int:
+        """What is left of a layer."""
+        kept = self.ledger.kept.get((name, "out"))
+        return self.parts[name].width if kept is None else len(kept)
+
+    def removed(self) -> tuple[Filter, ...]:
+        """Every filter that is no longer in the file."""
+        every = (filter for unit in self.parts.values() for filter in unit.filters())
+        return tuple(filter for filter in every if not self._present(filter))
+
+    def masked_filters(self) -> tuple[Filter, ...]:
+        """Every guilty filter that is closed and still in the file, by its original position."""
+        return tuple(filter for filter in self.guilty if self._present(filter))
