@@ -18,18 +18,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor, nn
 
-from harden_export.files import ExportError, Kind, OnnxFile, sha256, written_whole
+from harden_export.files import ExportError, OnnxFile, written_whole
+from harden_export.graph import PROTOBUF_LIMIT, forget_origin, set_metadata, write_onnx
 
 __all__ = ["ExportError", "OnnxFile", "Preprocessing", "export_onnx", "export_program", "with_preprocessing"]
 
 LOWEST_OPSET = 18
 """Asked for less, the exporter gives 18 and says nothing."""
-PROTOBUF_LIMIT = 2**31 - 1
-"""Above it a model needs a second file for its weights, which is then forgotten, or not signed."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def export_onnx(
     assert program is not None  # only the legacy exporter returns None
     model = program.model_proto
     forget_origin(model)
-    onnx.helper.set_model_props(model, dict(sorted({"kind": "fp32", **metadata}.items())))
+    set_metadata(model, {"kind": "fp32", **metadata})
     return write_onnx(model, path, kind="fp32", opset=opset)
 
 
@@ -115,32 +113,6 @@ def export_program(module: nn.Module, path: Path, *, input_size: tuple[int, int,
         with written_whole(path) as draft:
             torch.export.save(program, draft)
     return path
-
-
-def write_onnx(model: onnx.ModelProto, path: Path, *, kind: Kind, opset: int | None = None) -> OnnxFile:
-    """Checks a model and writes it under its final name in one step. `opset`: what it has to have."""
-    came = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset is not None and came != opset:
-        raise ExportError(f"opset {opset} was asked for; the exporter gave {came}.", hint=f"Ask for opset {came}.")
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the exported file breaks the ONNX standard: {error}") from error
-    with written_whole(path) as draft:
-        draft.write_bytes(model.SerializeToString(deterministic=True))
-    return OnnxFile(path, came, sha256(path), path.stat().st_size, kind)
-
-
-def forget_origin(model: onnx.ModelProto) -> None:
-    """Removes the exporter's notes. Each node carries a stack trace with absolute paths of this machine."""
-    graph = model.graph
-    for part in (model, graph, *model.functions):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    nodes = [*graph.node, *(node for function in model.functions for node in function.node)]
-    for thing in (*nodes, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del thing.metadata_props[:]
-        thing.doc_string = ""
 
 
 def _ready(

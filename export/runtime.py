@@ -73,6 +73,8 @@ class OnnxModel:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only: a warning about a node's placement is not the user's
+        # Threads that go on spinning after a run would steal the core from whoever is measured next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         names = [chosen.onnx_name] + (["CPUExecutionProvider"] if chosen.name != "cpu" else [])
         try:
             self.session = ort.InferenceSession(Path(path).read_bytes(), options, providers=names)
