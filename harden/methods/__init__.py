@@ -7,6 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from harden.methods.anp import anp
+from harden.methods.clp import clp
+from harden.methods.fine_pruning import fine_pruning
+from harden.methods.ft import ft
+from harden.methods.ft_sam import ft_sam
+from harden.methods.rnp import rnp
+from harden.methods.sau import sau
+from harden.methods.ulrl import ulrl
 from harden.types import Method
 
-METHODS: dict[str, Callable[..., Method]] = {}
+METHODS: dict[str, Callable[..., Method]] = {
+    "anp": anp,
+    "clp": clp,
+    "fine-pruning": fine_pruning,
+    "ft": ft,
+    "ft-sam": ft_sam,
+    "rnp": rnp,
+    "sau": sau,
+    "ulrl": ulrl,
+}

@@ -34,9 +34,10 @@ class Lipschitz:
 @torch.no_grad()
 def lipschitz(unit: Unit) -> Tensor:
     """An upper bound of how much each filter can amplify, (width,)."""
-    bounds = torch.linalg.matrix_norm(unit.conv.weight.flatten(2), 2)
+    bounds: Tensor = torch.linalg.matrix_norm(unit.conv.weight.flatten(2), 2)
     norm = unit.norm
     if norm is None or norm.running_var is None:
         return bounds
     scale = torch.ones_like(bounds) if norm.weight is None else norm.weight.abs()
-    return bounds * scale / (norm.running_var + norm.eps).sqrt()
+    bounds = bounds * scale / (norm.running_var + norm.eps).sqrt()
+    return bounds

@@ -34,11 +34,13 @@ def multiplied(
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def multiply(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:  # noqa: ARG001
             m = mask[name] if scale_noise is None else mask[name] + scale_noise[name]
-            bias = getattr(module, "bias", None)
+            bias: Tensor | None = getattr(module, "bias", None)
+            m = m.view(1, -1, 1, 1)
             if bias is None:
-                return output * m.view(1, -1, 1, 1)
-            b = bias if shift_noise is None else bias * (1 + shift_noise[name])
-            return (output - bias.view(1, -1, 1, 1)) * m.view(1, -1, 1, 1) + b.view(1, -1, 1, 1)
+                return output * m
+            bias = bias.view(1, -1, 1, 1)
+            e = 0 if shift_noise is None else shift_noise[name].view(1, -1, 1, 1)
+            return (output - bias) * m + bias * (1 + e)
 
         return multiply
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harden.errors import Inconclusive
-from harden.network import Classifier, Unit, close, units
+from harden.network import Classifier
+from harden.pruning.masks import hold
 from harden.repair.augment import Augment
-from harden.types import Filter, Images, Run
+from harden.types import Images, Run
 
 Loss = Callable[[Classifier, Images], Tensor]
 Descend = Callable[[Callable[[], Tensor], Sequence[nn.Parameter]], Tensor]
@@ -34,6 +35,8 @@ class Schedule:
     """How to step: the settings that every trained method has."""
 
     epochs: int = 20
+    least_steps: int = 0
+    """More epochs than that, if so few images make fewer steps: published epochs assume thousands of images."""
     batch: int = 128
     rate: float = 0.01
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -53,7 +56,7 @@ class Schedule:
 def plain(closure: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Tensor:  # noqa: ARG001
     """The ordinary gradient."""
     loss = closure()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss
 
 
@@ -68,6 +71,7 @@ def fit(
     parameters: Sequence[nn.Parameter] | None = None,
     descend: Descend = plain,
     augment: Augment | None = None,
+    before_epoch: Callable[[Classifier], None] | None = None,
     after_step: Callable[[Classifier], None] | None = None,
     validate: Callable[[Classifier], float] | None = None,
     stop: Callable[[Classifier], str | None] | None = None,
@@ -83,14 +87,17 @@ def fit(
     moved = list(model.parameters() if parameters is None else parameters)
     generator = torch.Generator().manual_seed(run.seed)
     steps = _steps(len(images), schedule.batch)
-    optimizer, falling = _optimizer(moved, schedule, steps)
+    epochs = max(schedule.epochs, -(-schedule.least_steps // steps))
+    optimizer, falling = _optimizer(moved, schedule, epochs * steps)
     kept = _Best(model, moved, validate)
     losses: list[float] = []
     because = "all epochs done"
-    with _only(model, moved), _seeded(run), run.progress.task(name, schedule.epochs * steps) as task:
-        parts, shut = _shut(model)
-        for epoch in range(schedule.epochs):
+    with _only(model, moved), _seeded(run), run.progress.task(name, epochs * steps) as task:
+        keep_closed = hold(model)
+        for epoch in range(epochs):
             _mode(model, schedule.freeze_norm)
+            if before_epoch is not None:
+                before_epoch(model)
             total = 0.0
             for index in _batches(len(images), schedule.batch, generator):
                 if time.monotonic() > run.deadline:
@@ -108,7 +115,7 @@ def fit(
                     nn.utils.clip_grad_norm_(moved, schedule.clip)
                 optimizer.step()
                 falling.step()
-                close(parts, shut)
+                keep_closed()
                 if after_step is not None:
                     after_step(model)
                 total += value
@@ -161,18 +168,6 @@ class _Best:
             with torch.no_grad():
                 for tensor, value in zip(self.tensors, self.values, strict=True):
                     tensor.copy_(value)
-
-
-def _shut(model: Classifier) -> tuple[dict[str, Unit], list[Filter]]:
-    """Filters whose every weight is zero: surgery closed them, and no repair may open them again."""
-    parts = units(model)
-    shut = [
-        Filter(name, i)
-        for name, unit in parts.items()
-        for i in range(unit.width)
-        if not any(bool(p[i].any()) for p in unit.parameters())
-    ]
-    return parts, shut
 
 
 def _steps(total: int, batch: int) -> int:

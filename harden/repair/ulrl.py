@@ -1,0 +1,105 @@
+"""ULRL: unlearn, locate, relearn (2405.14781).
+
+d_c = sum_j |W_u[c, j] - W_0[c, j]|        how far row c of the classifier moved while clean images were forgotten
+z_c = |d_c - median| / (1.4826 * MAD)      S = the (at most two) rows of largest d_c with z_c > 3.5, d_c > median
+relearn: rows S from U(-sqrt(2/d), sqrt(2/d)), then  min CE + alpha * sum_{c in S} cos(W[c], W_0[c])
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harden.network import Classifier
+from harden.repair.augment import Augment
+from harden.repair.head import NO_HEAD, head
+from harden.repair.losses import cross_entropy
+from harden.repair.train import Schedule, fit
+from harden.repair.unlearn import Unlearn
+from harden.types import ClassEvidence, Evidence, Images, Run, Splits
+
+
+@dataclass(frozen=True)
+class RowShift:
+    """Suspects the classes whose rows move most during clean unlearning.
+
+    The published code keeps the two suspicious rows of lowest index; here it is the two of largest change.
+    """
+
+    unlearn: Unlearn = field(default_factory=Unlearn)
+    threshold: float = 3.5
+    most: int = 2
+
+    def __call__(self, model: Classifier, splits: Splits, run: Run) -> Evidence:
+        before = head(model)
+        if before is None:
+            return Evidence("inconclusive", (), (), (), NO_HEAD)
+        forgetful, record = self.unlearn(model, splits.tune, run)
+        after = head(forgetful)
+        assert after is not None
+        d = (after.weight - before.weight).detach().abs().sum(1)
+        z = (d - d.median()).abs() / (1.4826 * (d - d.median()).abs().median()).clamp_min(1e-12)
+        strange = [c for c in d.argsort(descending=True).tolist() if z[c] > self.threshold and d[c] > d.median()]
+        evidence = tuple(
+            ClassEvidence(c, float(z[c]) if d[c] > d.median() else 0.0, self.threshold, "row-shift")
+            for c in range(len(d))
+        )
+        why = f"clean unlearning: {record['stopped_because']}, accuracy {record['accuracy']:.2f}"
+        targets = tuple(strange[: self.most])
+        return Evidence("backdoored" if targets else "inconclusive", targets, evidence, (), why)
+
+
+@dataclass(frozen=True)
+class RelearnRows:
+    """Draws the suspicious rows anew and keeps them away from what they were; no suspects: plain fine-tuning."""
+
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(epochs=20, least_steps=80, batch=128, rate=math.nan, shape="cosine")
+    )
+    """A rate of NaN: as published, 0.005 for ten classes or fewer and 0.001 for more."""
+    alpha: float = math.nan
+    """Weight of the cosine; NaN: as published, 0.7 for ten classes or fewer and 0.001 for more."""
+    augment: Augment | None = None
+
+    def __call__(
+        self,
+        model: Classifier,
+        suspect: Classifier,  # noqa: ARG002
+        splits: Splits,
+        evidence: Evidence,
+        run: Run,
+    ) -> Mapping[str, Any]:
+        last = head(model)
+        if last is None:
+            return {"refused": NO_HEAD}
+        few = model.contract.num_classes <= 10
+        alpha = (0.7 if few else 0.001) if math.isnan(self.alpha) else self.alpha
+        rate = (0.005 if few else 0.001) if math.isnan(self.schedule.rate) else self.schedule.rate
+        rows = list(evidence.target_classes)
+        old = last.weight.detach()[rows].clone()
+        redraw_rows(last, rows, run.seed)
+
+        def loss(model: Classifier, batch: Images) -> Tensor:
+            return cross_entropy(model, batch) + alpha * F.cosine_similarity(last.weight[rows], old).sum()
+
+        record = fit(
+            model, splits.tune, loss, replace(self.schedule, rate=rate), run, name="relearning", augment=self.augment
+        )
+        note = "" if rows else "no suspicious row: plain fine-tuning"
+        return {**record, "rows": rows, "alpha": alpha, "note": note}
+
+
+@torch.no_grad()
+def redraw_rows(layer: nn.Linear, rows: list[int], seed: int) -> None:
+    """New weights from U(-sqrt(2/d), sqrt(2/d)) and no bias."""
+    bound = math.sqrt(2 / layer.in_features)
+    fresh = torch.rand(len(rows), layer.in_features, generator=torch.Generator().manual_seed(seed))
+    layer.weight[rows] = ((2 * fresh - 1) * bound).to(layer.weight)
+    if layer.bias is not None:
+        layer.bias[rows] = 0
