@@ -204,3 +204,14 @@ def predict(model: Classifier, images: Images | Tensor, batch: int = 256) -> Ten
     with borrowed(model):
         model.eval()
         return torch.cat([model(part) for part in pixels.split(batch)])
+
+
+def as_logits(outputs: Tensor) -> Tensor:
+    """Logits as they are; probabilities as their logarithm.
+
+    A network with a softmax at its end sends out p. Since softmax(log p) = p, log p is a valid vector of logits
+    for it, and cross-entropy on log p is what the published formulas mean.
+    """
+    with torch.no_grad():
+        probabilities = bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-4).all())
+    return outputs.clamp_min(1e-12).log() if probabilities else outputs

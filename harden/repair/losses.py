@@ -1,8 +1,4 @@
-"""Losses that every method shares, and one rule: whatever a network ends in, they read it as logits.
-
-A network with a softmax at its end sends out p. Since softmax(log p) = p, log p is a valid vector of logits
-for it, and cross-entropy on log p is what the published formulas mean.
-"""
+"""Losses that every method shares, and one rule: whatever a network ends in, they read it as logits."""
 
 from __future__ import annotations
 
@@ -12,15 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harden.network import Classifier, predict
+from harden.network import Classifier, as_logits, predict
 from harden.types import Images, Rate
 
-
-def as_logits(outputs: Tensor) -> Tensor:
-    """Logits as they are; probabilities as their logarithm."""
-    with torch.no_grad():
-        probabilities = bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-4).all())
-    return outputs.clamp_min(1e-12).log() if probabilities else outputs
+__all__ = ["accuracy", "as_logits", "clean_loss", "cross_entropy", "smoothed"]
 
 
 def cross_entropy(model: Classifier, batch: Images) -> Tensor:
