@@ -39,5 +39,5 @@ def lipschitz(unit: Unit) -> Tensor:
     if norm is None or norm.running_var is None:
         return bounds
     scale = torch.ones_like(bounds) if norm.weight is None else norm.weight.abs()
-    bounds = bounds * scale / (norm.running_var + norm.eps).sqrt()
-    return bounds
+    amplified: Tensor = bounds * scale / (norm.running_var + norm.eps).sqrt()
+    return amplified
