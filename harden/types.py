@@ -349,6 +349,8 @@ class Check:
     passed: bool | None
     """None: could not be checked, which never counts as passed."""
     why: str
+    waived: str = ""
+    """Until when and why the policy lets it ship although this did not pass; empty: it does not."""
 
 
 @dataclass(frozen=True)
