@@ -1,0 +1,222 @@
+"""From a path to a suspect: scanned, built, filled, tried once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harden.errors import BadModel, HardenError, UsageError
+from harden.loading import architecture, statedict
+from harden.loading import contract as contracts
+from harden.loading.contents import Contents
+from harden.loading.fit import fit
+from harden.loading.guess import guess
+from harden.loading.opcodes import Damaged
+from harden.loading.rules import MAX_SIZE, finding
+from harden.loading.scan import Scanned, scan
+from harden.types import Contract, Finding, Source, Suspect
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tensor of a state dict."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What a file is, told without running it."""
+
+    source: Source
+    format: str
+    """In words."""
+    findings: tuple[Finding, ...]
+    layers: tuple[Layer, ...]
+    """The weights, in the file's order; empty where there are none."""
+    architecture: str | None
+    """Named by the caller, the contract or the file, or guessed."""
+    architecture_is_guess: bool
+    contract: Contract | None
+    uses: Mapping[str, str]
+    """What inspect, scan, verify and clean can do with it, or what they lack."""
+    remarks: tuple[str, ...] = ()
+
+
+def load(
+    path: Path,
+    *,
+    arch: str | None = None,
+    contract_file: Path | None = None,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: Sequence[int] | None = None,
+    max_size: int | None = None,
+    trust_code: bool = False,
+) -> Suspect:
+    """Opens a model that nobody has vouched for.
+
+    The file is read once and scanned; tensors are made from those very bytes, and nothing in them is run.
+    `classes` are the folder names of the images, which name the logits in sorted order unless a contract does.
+    """
+    said = _said(path, contract_file, {"mean": mean, "std": std, "input_size": input_size})
+    scanned = scan(path, max_size or MAX_SIZE, trust_code=trust_code)
+    said.append(("the model file", scanned.contents.contract))
+    spec = arch or _first(said, "architecture") or scanned.contents.architecture
+    module, spec, findings = _module(scanned, spec, _first(said, "num_classes"))
+    said.append(((spec or "").partition(":")[0], contracts.published(spec)))
+    _check_weights(module, path)
+    size = _first(said, "input_size")
+    logits, probabilities = _try(module, size, path) if size else (None, False)
+    contract, more = contracts.settle(said, logits, classes)
+    if probabilities:
+        more += (finding("output-probabilities", "the outputs of a first try add up to one"),)
+    source = replace(scanned.source, findings=scanned.source.findings + findings + more)
+    return Suspect(module, replace(contract, architecture=spec), source)
+
+
+def inspect(
+    path: Path,
+    *,
+    arch: str | None = None,
+    contract_file: Path | None = None,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: Sequence[int] | None = None,
+    max_size: int | None = None,
+) -> Inspection:
+    """Says what a file is without running it; what is unknown about it is said and not refused."""
+    said = _said(path, contract_file, {"mean": mean, "std": std, "input_size": input_size})
+    scanned = scan(path, max_size or MAX_SIZE)
+    contents = scanned.contents
+    said.append(("the model file", contents.contract))
+    weights = statedict.find(contents)
+    layers = [Layer(n, t.size, t.dtype) for n, t in weights.stored.items()] if weights else []
+    findings = scanned.source.findings + (weights.findings if weights else ())
+    spec = arch or _first(said, "architecture") or contents.architecture
+    guessed = None
+    if spec is None and weights is not None:
+        guessed = guess({n: t.size for n, t in weights.stored.items()})
+    known = spec or guessed
+    contract, remarks = None, list(contents.remarks)
+    try:
+        said.append(((known or "").partition(":")[0], contracts.published(known)))
+        logits = None
+        if known is not None and weights is not None:
+            shapes = {n: t.size for n, t in weights.stored.items()}
+            logits = fit(architecture.architecture(known), shapes, None).num_classes
+        contract, more = contracts.settle(said, logits, classes)
+        findings += more
+    except HardenError as error:
+        remarks.append(str(error))
+    return Inspection(
+        scanned.source, contents.about, findings, tuple(layers), known, spec is None and guessed is not None,
+        contract, uses(contents, known), tuple(remarks),
+    )  # fmt: skip
+
+
+def uses(contents: Contents, spec: str | None) -> Mapping[str, str]:
+    """What each verb can do with a file of this format."""
+    whole = isinstance(contents.tree, statedict.Record) and contents.format in ("torch-zip", "torch-legacy")
+    if whole or spec is not None or contents.format == "onnx":
+        return {verb: "yes" for verb in ("inspect", "scan", "verify", "clean")}
+    need = "needs --arch (torchvision:NAME, timm:NAME or FILE.py:FUNCTION)"
+    return {"inspect": "yes", "scan": need, "verify": need, "clean": need}
+
+
+def _said(path: Path, named: Path | None, overrides: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """What the caller and the contract file say, best first."""
+    said: list[tuple[str, Mapping[str, Any]]] = [
+        ("the command line", contracts.check_entries(overrides, "the command line"))
+    ]
+    found = contracts.contract_file(path, named)
+    if found is not None:
+        said.append((found.name, contracts.read_contract(found).entries))
+    return said
+
+
+def _first(said: Sequence[tuple[str, Mapping[str, Any]]], key: str) -> Any:
+    return next((entries[key] for _, entries in said if entries.get(key) is not None), None)
+
+
+def _module(
+    scanned: Scanned, spec: str | None, num_classes: int | None
+) -> tuple[nn.Module, str | None, tuple[Finding, ...]]:
+    """The network with the file's weights in it."""
+    contents, path = scanned.contents, scanned.source.path
+    weights = statedict.find(contents)
+    if weights is None:
+        raise BadModel(
+            f"{path} is {contents.about} without any weights",
+            hint="expected is a state dict: names with tensors, at the top or under a key like state_dict",
+        )
+    findings = weights.findings
+    shapes = {name: stored.size for name, stored in weights.stored.items()}
+    if spec is None:
+        spec = guess(shapes)
+        if spec is None:
+            raise UsageError(
+                f"{path} is {contents.about} and holds weights only ({len(shapes)} tensors); "
+                "its architecture cannot be guessed from their names",
+                hint="give --arch torchvision:NAME, --arch timm:NAME or --arch FILE.py:FUNCTION",
+            )
+        findings += (finding("architecture-guessed", f"{spec} fits every name and shape, and is only a guess"),)
+    arch = architecture.architecture(spec)
+    fitting = fit(arch, shapes, num_classes)
+    if fitting.prefix:
+        findings += (finding("weights-prefix", f"the prefix {fitting.prefix!r} was taken off every name"),)
+    try:
+        tensors = {fitting.rename(n): t for n, t in statedict.make(weights, contents).items()}
+    except Damaged as error:
+        raise BadModel(f"{path} is truncated or damaged: {error}", hint="ask for the file again") from None
+    odd = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()} - {"float32"}
+    if odd:
+        findings += (finding("weights-precision", f"{', '.join(sorted(odd))}: computed in float32 from here on"),)
+    module = architecture.build(arch, fitting.num_classes, fitting.in_channels, **fitting.options)
+    return architecture.fill(module, tensors), spec, findings
+
+
+def _check_weights(module: nn.Module, path: Path) -> None:
+    """Numbers that no network can compute with."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise BadModel(
+                f"{path}: {count} of the {tensor.numel()} numbers of {name} are NaN or infinite",
+                hint="the training that made it has diverged, or the file is damaged; ask for another",
+            )
+    if not any(True for _ in module.parameters()):
+        raise BadModel(f"{path} has no parameters at all")
+
+
+@torch.no_grad()
+def _try(module: nn.Module, size: tuple[int, int, int], path: Path) -> tuple[int, bool]:
+    """One forward pass: the number of logits, and whether they look like probabilities."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            output: Tensor = module(torch.linspace(-1, 1, 2 * size[0] * size[1] * size[2]).view(2, *size))
+    except HardenError:
+        raise
+    except Exception as error:  # a foreign network may fail in any way
+        raise BadModel(
+            f"{path}: the network does not take images of {list(size)}: {type(error).__name__}: {str(error)[:300]}",
+            hint="check input_size (channels, height, width) in the contract or --input-size",
+        ) from None
+    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != 2:
+        came = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise BadModel(
+            f"{path}: the network is no image classifier: two images give {came}, and [2, classes] is expected",
+            hint="detectors and segmenters cannot be hardened; a wrapper FILE.py:FUNCTION may pick the logits",
+        )
+    sums = output.double().sum(1)
+    probabilities = output.shape[1] > 1 and bool((output >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
+    return int(output.shape[1]), probabilities
