@@ -1,7 +1,8 @@
 """The network as every stage sees it: pixels in, logits out, and filters that can be closed and opened again.
 
-A *unit* is a convolution with the normalisation that really follows it (found by following tensors through one
-forward pass, never by the order of parameters). Closing filter i of a unit means that its output is 0:
+A *unit* is a convolution with the normalisation that really follows it: found by following tensors through one
+forward pass, never by the order of parameters, and only where nothing else reads the convolution and nothing else
+feeds the normalisation. Closing filter i of a unit means that the unit's output is 0:
 
     conv.weight[i] = 0, conv.bias[i] = 0, norm.weight[i] = 0, norm.bias[i] = 0
 
@@ -10,10 +11,11 @@ Zeroing the convolution alone is not enough: the normalisation would still send 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +60,15 @@ def classifier(suspect: Suspect, cost: Cost | None = None) -> Classifier:
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
-    """Gives a model back as it was: modes, gradients, requires_grad, parameters' and buffers' values."""
+    """Gives a model back as it was: modes, gradients, requires_grad and the buffers' values; not the parameters'.
+
+    Inside, gradients start from nothing, so that those of the owner are not added to.
+    """
     modes = [(m, m.training) for m in model.modules()]
     grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     buffers = [(b, b.clone()) for b in model.buffers()]
+    for parameter, _, _ in grads:
+        parameter.grad = None
     try:
         yield
     finally:
@@ -91,16 +98,15 @@ class Unit:
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything whose row i belongs to filter i."""
-        found = [self.conv.weight, self.conv.bias]
-        if self.norm is not None:
-            found += [self.norm.weight, self.norm.bias]
-        return [p for p in found if p is not None]
+        layers = [self.conv] if self.norm is None else [self.conv, self.norm]
+        return [p for layer in layers for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter)]
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """The last affine step of the unit, which is where its gate sits."""
-        if self.norm is not None and self.norm.weight is not None:
-            return [p for p in (self.norm.weight, self.norm.bias) if p is not None]
-        return [p for p in (self.conv.weight, self.conv.bias) if p is not None]
+        last = self.norm if self.norm is not None else self.conv
+        # A convolution that standardises its weight (timm's ScaledStdConv2d) scales it by a gain of its own.
+        weight = getattr(last, "gain", last.weight)
+        return [p for p in (weight, last.bias) if isinstance(p, nn.Parameter)]
 
     def filters(self) -> list[Filter]:
         return [Filter(self.name, i) for i in range(self.width)]
@@ -108,53 +114,99 @@ class Unit:
 
 def units(model: Classifier) -> dict[str, Unit]:
     """Every convolution that a forward pass reaches, in the order of the pass, with its normalisation."""
-    makers: dict[int, str] = {}
-    order: list[str] = []
-    norms: dict[str, tuple[str, _BatchNorm]] = {}
-    consumers: dict[str, int] = {}
-    alive: list[Tensor] = []  # ids are only unique among living tensors
+    try:
+        calls, norms = _passes(model, graph=True)
+    except RuntimeError:  # a network that can only run without gradients: whatever it writes in place then stays unseen
+        calls, norms = _passes(model, graph=False)
+    enters: dict[str, int] = {}
+    for norm_name, _ in norms.values():
+        enters[norm_name] = enters.get(norm_name, 0) + 1
+    found = {}
+    for name, outputs in calls.items():
+        followers = [norms.get(output, ("", None)) for output in outputs]
+        norm_name, norm = followers[0]
+        alone = all(follower[1] is norm for follower in followers) and enters.get(norm_name) == len(outputs)
+        if norm is None or not alone or norm.weight is None:
+            norm_name, norm = "", None  # what others share, or what has no gate, belongs to no filter
+        conv = model.network.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d)
+        found[name] = Unit(name, conv, norm, norm_name)
+    return found
 
-    def leave_conv(name: str) -> object:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            makers[id(output)] = name
-            alive.append(output)
-            if name not in order:
-                order.append(name)
+
+def _passes(model: Classifier, graph: bool) -> tuple[dict[str, list[int]], dict[int, tuple[str, _BatchNorm | None]]]:
+    """One pass: the outputs of each convolution by number, and the normalisation that alone reads an output.
+
+    A normalisation entered from elsewhere gets a negative number, so that it is known to have other feeders.
+    """
+    calls: dict[str, list[int]] = {}
+    norms: dict[int, tuple[str, _BatchNorm | None]] = {}
+    makers: dict[int, tuple[int, object]] = {}
+    alive: list[object] = []  # ids are only unique among living objects
+
+    def leave_conv(name: str) -> Callable[..., None]:
+        def hook(*called: Any) -> None:
+            output: Tensor = called[2]
+            number = len(alive)
+            alive.append((output, output.grad_fn))
+            makers[id(output)] = number, output.grad_fn
+            calls.setdefault(name, []).append(number)
 
         return hook
 
-    def enter_norm(name: str) -> object:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            maker = makers.get(id(inputs[0]))
-            if maker is not None and isinstance(module, _BatchNorm):
-                consumers[maker] = consumers.get(maker, 0) + 1
-                norms[maker] = (name, module)
+    def enter_norm(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            number, step = makers.get(id(inputs[0]), (None, None))
+            # The same tensor with another grad_fn was written into on the way, by an activation in place.
+            straight = number is not None and inputs[0].grad_fn is step
+            assert isinstance(module, _BatchNorm)
+            if number is None or not straight:
+                norms[-1 - len(norms)] = name, module
+            elif number in norms:  # two normalisations read one convolution: neither is its own
+                norms[-1 - len(norms)] = name, module
+                norms[number] = norms[number][0], None
+            else:
+                norms[number] = name, module
 
         return hook
 
-    modules = dict(model.network.named_modules())
     handles = []
-    for name, module in modules.items():
+    for name, module in model.network.named_modules():
         if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(leave_conv(name)))  # type: ignore[arg-type]
+            handles.append(module.register_forward_hook(leave_conv(name)))
         elif isinstance(module, _BatchNorm):
-            handles.append(module.register_forward_hook(enter_norm(name)))  # type: ignore[arg-type]
+            handles.append(module.register_forward_pre_hook(enter_norm(name)))
     spent = model.cost.forward_images
     try:
-        with borrowed(model), torch.no_grad():
+        with borrowed(model), torch.set_grad_enabled(graph):
             model.eval()
-            model(torch.zeros(1, *model.contract.input_size, device=model.mean.device))
+            size = model.contract.input_size
+            logits = model(torch.zeros(1, *size, device=model.mean.device, requires_grad=graph))
     finally:
         model.cost.forward_images = spent
         for handle in handles:
             handle.remove()
-    found = {}
-    for name in order:
-        conv = modules[name]
-        assert isinstance(conv, nn.Conv2d)
-        norm_name, norm = norms.get(name, ("", None))
-        found[name] = Unit(name, conv, norm, norm_name)
-    return found
+    readers = _readers(logits)
+    for number, step in makers.values():
+        if readers.get(step, 1) > 1 and number in norms:
+            norms[number] = norms[number][0], None
+    return calls, norms
+
+
+def _readers(logits: Tensor) -> dict[object, int]:
+    """How many steps of the computation read the result of each step."""
+    counts: dict[object, int] = {}
+    seen = set()
+    todo: list[Any] = [logits.grad_fn]
+    while todo:
+        step = todo.pop()
+        if step is None or step in seen:
+            continue
+        seen.add(step)
+        for source, _ in step.next_functions:
+            counts[source] = counts.get(source, 0) + 1
+            todo.append(source)
+    return counts
 
 
 def close(parts: dict[str, Unit], filters: Iterable[Filter]) -> None:
@@ -187,12 +239,10 @@ def gate_gradients(parts: dict[str, Unit]) -> dict[str, Tensor]:
     """
     gates = {}
     for name, unit in parts.items():
-        gate = torch.zeros(unit.width, device=unit.conv.weight.device)
+        gate = torch.zeros(unit.width, device=unit.conv.weight.device, dtype=unit.conv.weight.dtype)
         for parameter in unit.gate_parameters():
             if parameter.grad is not None:
-                gate += (parameter.detach() * parameter.grad).flatten(1).sum(1) if parameter.dim() > 1 else (
-                    parameter.detach() * parameter.grad
-                )
+                gate += (parameter.detach() * parameter.grad).reshape(unit.width, -1).sum(1)
         gates[name] = gate
     return gates
 

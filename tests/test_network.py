@@ -1,0 +1,249 @@
+"""Units, gates and closing, each against what autograd or a hook says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harden.network import Classifier, borrowed, close, closed, gate_gradients, predict, units
+from harden.types import Contract, Filter
+
+SIZE = (3, 8, 8)
+CONTRACT = Contract(4, ("a", "b", "c", "d"), SIZE, (0.5, 0.4, 0.3), (0.2, 0.3, 0.2))
+
+
+class Head(nn.Module):
+    """Pools and classifies."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def plain(*middle: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), *middle, nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), Head(6))
+
+
+class PreActivation(nn.Module):
+    """The first convolution is read by a normalisation and by a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.conv = nn.Conv2d(6, 6, 3, padding=1)
+        self.head = Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.conv(self.norm(x).relu()))  # type: ignore[no-any-return]
+
+
+class Twice(nn.Module):
+    """One convolution, used twice, with a normalisation of its own each time."""
+
+    def __init__(self, same_norm: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.conv = nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        self.first = nn.BatchNorm2d(6)
+        self.second = self.first if same_norm else nn.BatchNorm2d(6)
+        self.head = Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.conv(self.stem(x))).relu()
+        return self.head(self.second(self.conv(x)).relu())  # type: ignore[no-any-return]
+
+
+class SharedNorm(nn.Module):
+    """Two convolutions before one normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.left(x)).relu() + self.norm(self.right(x)))  # type: ignore[no-any-return]
+
+
+class TwoNorms(nn.Module):
+    """One convolution before two normalisations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.left, self.right = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.head = Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(self.left(x).relu() + self.right(x))  # type: ignore[no-any-return]
+
+
+class Auxiliary(nn.Module):
+    """A head that only training uses, and a convolution that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.aux = nn.Conv2d(6, 4, 1)
+        self.head = Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.training:
+            return self.aux(x).mean((2, 3))  # type: ignore[no-any-return]
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def timm_block() -> nn.Module:
+    layers = pytest.importorskip("timm.layers")
+    return plain(layers.BatchNormAct2d(6))
+
+
+def timm_standardised() -> nn.Module:
+    layers = pytest.importorskip("timm.layers")
+    return nn.Sequential(layers.ScaledStdConv2d(3, 6, 3, padding=1), nn.ReLU(), Head(6))
+
+
+# Name of the architecture -> how it is built, and the normalisation of each convolution.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
+    "norm": (lambda: plain(nn.BatchNorm2d(6), nn.ReLU()), {"0": "1", "3": ""}),
+    "norm, in place": (lambda: plain(nn.BatchNorm2d(6), nn.ReLU(inplace=True)), {"0": "1", "3": ""}),
+    "no norm": (lambda: plain(nn.ReLU()), {"0": "", "2": ""}),
+    "activation before norm": (lambda: plain(nn.ReLU(), nn.BatchNorm2d(6)), {"0": "", "3": ""}),
+    "the same in place": (lambda: plain(nn.ReLU(inplace=True), nn.BatchNorm2d(6)), {"0": "", "3": ""}),
+    "norm without affine": (lambda: plain(nn.BatchNorm2d(6, affine=False)), {"0": "", "2": ""}),
+    "identity between": (lambda: plain(nn.Identity(), nn.BatchNorm2d(6)), {"0": "2", "3": ""}),
+    "norm with activation": (timm_block, {"0": "1", "2": ""}),
+    "standardised weights": (timm_standardised, {"0": ""}),
+    "pre-activation": (PreActivation, {"stem": "", "conv": ""}),
+    "used twice": (lambda: Twice(same_norm=False), {"stem": "", "conv": ""}),
+    "used twice, same norm": (lambda: Twice(same_norm=True), {"stem": "", "conv": "first"}),
+    "norm of two": (SharedNorm, {"left": "", "right": ""}),
+    "two norms": (TwoNorms, {"conv": ""}),
+    "auxiliary head": (Auxiliary, {"conv": ""}),
+}
+
+
+def network(name: str) -> Classifier:
+    """With statistics and gains that are not those of a fresh network."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = NETWORKS[name][0]()
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_()  # type: ignore[union-attr]
+                layer.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+                if layer.affine:
+                    nn.init.uniform_(layer.weight, 0.5, 2)
+                    nn.init.normal_(layer.bias)
+    model = Classifier(module.double(), CONTRACT).double().eval()
+    model.mean, model.std = model.mean.double(), model.std.double()
+    return model
+
+
+def images(count: int = 3) -> Tensor:
+    return torch.rand(count, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def silenced(model: Classifier, layer: str, gate: Tensor) -> Tensor:
+    """The logits with a real gate multiplied onto what leaves the unit."""
+    unit = units(model)[layer]
+    place = unit.conv if unit.norm is None else unit.norm
+    handle = place.register_forward_hook(lambda *called: called[2] * gate.view(1, -1, 1, 1))
+    try:
+        return model(images())  # type: ignore[no-any-return]
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_norm_belongs_to_the_convolution_that_it_really_follows(name: str) -> None:
+    assert {unit.name: unit.norm_name for unit in units(network(name)).values()} == NETWORKS[name][1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gate_gradients_are_those_of_a_real_gate(name: str) -> None:
+    model = network(name)
+    parts = units(model)
+    model(images()).logsumexp(1).sum().backward()
+    cheap = gate_gradients(parts)
+    for layer, unit in parts.items():
+        gate = torch.ones(unit.width, dtype=torch.float64, requires_grad=True)
+        (real,) = torch.autograd.grad(silenced(model, layer, gate).logsumexp(1).sum(), gate)
+        torch.testing.assert_close(cheap[layer], real, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_closing_is_forcing_the_output_to_zero_and_is_undone(name: str) -> None:
+    model = network(name)
+    parts = units(model)
+    untouched = predict(model, images())
+    for layer, unit in parts.items():
+        gate = torch.ones(unit.width, dtype=torch.float64)
+        gate[[0, 2]] = 0
+        expected = silenced(model, layer, gate).detach()
+        assert not torch.equal(expected, untouched)
+        with closed(parts, [Filter(layer, 0), Filter(layer, 2), Filter(layer, 0)]):
+            torch.testing.assert_close(predict(model, images()), expected, rtol=1e-12, atol=1e-12)
+        assert torch.equal(predict(model, images()), untouched)
+    layer = next(iter(parts))
+    close(parts, [Filter(layer, 1)])
+    assert not torch.equal(predict(model, images()), untouched)
+
+
+def test_looking_for_units_costs_nothing_and_changes_nothing() -> None:
+    model = network("norm").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    units(model)
+    assert model.training
+    assert model.cost.forward_images == 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_units_are_found_in_a_frozen_network() -> None:
+    model = network("pre-activation").requires_grad_(False)
+    assert [unit.norm_name for unit in units(model).values()] == ["", ""]
+
+
+def test_borrowed_gives_back_mode_gradients_and_buffers_even_after_an_error() -> None:
+    model = network("norm")
+    model.network[0].train()  # type: ignore[index]
+    weight = model.network[0].weight  # type: ignore[index]
+    weight.requires_grad_(True)
+    model(images()).sum().backward()
+    gradient, values = weight.grad, weight.grad.clone()
+    statistics = model.network[1].running_mean.clone()  # type: ignore[index]
+
+    def misuse() -> None:
+        with borrowed(model):
+            assert weight.grad is None
+            model.train()
+            model(images()).sum().backward()
+            weight.requires_grad_(False)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        misuse()
+    assert weight.grad is gradient
+    assert torch.equal(weight.grad, values)
+    assert weight.requires_grad
+    assert torch.equal(model.network[1].running_mean, statistics)  # type: ignore[index]
+    assert model.network[0].training  # type: ignore[index]
+    assert not model.network[1].training  # type: ignore[index]
+
+
+def test_images_are_counted_forward_and_backward() -> None:
+    model = network("norm")
+    model(images(3)).sum().backward()
+    predict(model.copy(), images(2))
+    assert (model.cost.forward_images, model.cost.backward_images) == (5, 3)
