@@ -8,8 +8,9 @@ budget for the whole operation, not one for every layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,15 +56,16 @@ def costs(model: Classifier, layers: Sequence[str], images: Images, batch: int =
     network = model.network
     gates: dict[str, Tensor] = {}
 
-    def gate(name: str) -> object:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def gate(name: str) -> Callable[..., Tensor]:
+        def hook(*called: Any) -> Tensor:
+            output: Tensor = called[2]
             gates[name] = torch.ones(*output.shape[:2], 1, 1, device=output.device, dtype=output.dtype)
             return output * gates[name].requires_grad_()
 
         return hook
 
     total = {name: torch.zeros(_width(network.get_submodule(name)), dtype=torch.float64) for name in layers}
-    handles = [network.get_submodule(name).register_forward_hook(gate(name)) for name in layers]  # type: ignore[arg-type]
+    handles = [network.get_submodule(name).register_forward_hook(gate(name)) for name in layers]
     try:
         with borrowed(model), torch.enable_grad():
             model.eval()

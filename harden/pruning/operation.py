@@ -86,11 +86,16 @@ class Operation:
         """Cuts what can go out of one layer, and out of all that its channels reach."""
         if all(not self._present(filter) for filter in self.guilty if filter.layer == name):
             return  # gone already, through a layer that shares its channels
-        if time.monotonic() > self.run.deadline:
-            return self.refuse(name, "the time was up")
         reach = knife.reach(name)
         if reach.obstacle:
-            return self.refuse(name, reach.obstacle)
+            self.refuse(name, reach.obstacle)
+        elif time.monotonic() > self.run.deadline:
+            self.refuse(name, "the time was up")
+        else:
+            self.refuse(name, self._attempt(knife, reach))
+
+    def _attempt(self, knife: Knife, reach: Reach) -> str:
+        """Cuts what can go; the reason why what is still there has to stay."""
         original = self.ledger.original(reach)
         guilty = set(self.guilty)
         wanted = {c for c in range(reach.width) if any(Filter(*original(row)) in guilty for row in reach.rows([c]))}
@@ -98,15 +103,12 @@ class Operation:
         order = self._order(reach, original, wanted, dead)
         tried = self._largest(reach, original, order, wanted, dead)
         if isinstance(tried, str):
-            return self.refuse(name, tried)
-        failure = self._cut(knife, reach, original, tried)
-        if failure:
-            return self.refuse(name, failure)
-        return self.refuse(name, f"the accuracy guard let only {len(tried)} of {reach.width} filters of the layer go")
+            return tried
+        return self._cut(knife, reach, original, tried) or (
+            f"the accuracy guard let only {len(tried)} of the layer's {reach.width} filters go"
+        )
 
-    def _order(
-        self, reach: Reach, original: Callable[[Row], Row], wanted: set[int], dead: set[int]
-    ) -> list[int]:
+    def _order(self, reach: Reach, original: Callable[[Row], Row], wanted: set[int], dead: set[int]) -> list[int]:
         """The channels that may go, the ones that cost nothing first: guilty before useless, useless before cheap."""
         coupled = {c for c in range(reach.width) if len(reach.producers(c)) > 1}
         named = {filter: place for place, filter in reversed(list(enumerate(self.proposal.useless)))}
@@ -156,9 +158,7 @@ class Operation:
             f"that costs {100 * drop:.1f} points of accuracy, and {100 * self.guard.max_accuracy_drop:.1f} are allowed"
         )
 
-    def _cut(
-        self, knife: Knife, reach: Reach, original: Callable[[Row], Row], channels: list[int]
-    ) -> str:
+    def _cut(self, knife: Knife, reach: Reach, original: Callable[[Row], Row], channels: list[int]) -> str:
         """Cuts and proves; on failure everything is as before, and the reason comes back."""
         rows = reach.rows(channels)
         with closed_rows(self.work, rows):

@@ -118,6 +118,6 @@ def _resize(name: str, module: nn.Module, kept: Mapping[str, list[int]], state: 
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif hasattr(module, "num_features") and "out" in kept:  # batch and instance normalisation, with or without weights
-        module.num_features = len(kept["out"])
+        setattr(module, "num_features", len(kept["out"]))  # noqa: B010 (two classes with this field, no common type)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)

@@ -81,7 +81,7 @@ class Graph:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self.network = network
         self.example = example
-        self.names = {module: name for name, module in network.named_modules()}
+        self.names: dict[nn.Module, str] = {module: name for name, module in network.named_modules()}
         self.parameter_names = dict(network.named_parameters())
         self.often = _used_often(network, example)
         self.shared = _shared(network)
@@ -127,7 +127,7 @@ class Graph:
     def _name(self, target: nn.Module | nn.Parameter) -> str:
         if isinstance(target, nn.Parameter):
             return next(name for name, parameter in self.network.named_parameters() if parameter is target)
-        return self.names[target]
+        return str(self.names[target])
 
     def _role(self, item: Any) -> tuple[Role | None, str]:
         """What this layer is to the channels; or the obstacle that it is."""
@@ -174,13 +174,15 @@ class Graph:
         group = self._group(reach.layer, channels)
         found = {self._station(item, role).name: set(item.idxs) for item in group if (role := self._role(item)[0])}
         gone = set(channels)
-        asked = {
-            s.name: {p for p, c in zip(s.positions, s.channels, strict=True) if c in gone} for s in reach.stations
-        }
+        asked = {s.name: {p for p, c in zip(s.positions, s.channels, strict=True) if c in gone} for s in reach.stations}
         if found != {name: positions for name, positions in asked.items() if positions}:
             raise ValueError("its channels are entangled with others of the same layer")
-        undo = self._remember([self.network.get_submodule(n.rpartition(".")[0]) if self._bare(n) else
-                               self.network.get_submodule(n) for n in found])
+        undo = self._remember(
+            [
+                self.network.get_submodule(n.rpartition(".")[0]) if self._bare(n) else self.network.get_submodule(n)
+                for n in found
+            ]
+        )
         try:
             group.prune(record_history=False)
         except BaseException:
@@ -193,8 +195,16 @@ class Graph:
 
     def _remember(self, modules: Sequence[nn.Module]) -> Callable[[], None]:
         """A cut replaces parameters and never writes into them: the old ones are enough to go back."""
-        saved = [(module, {key: copy(value) if key in ("_parameters", "_buffers") else value
-                           for key, value in vars(module).items()}) for module in modules]
+        saved = [
+            (
+                module,
+                {
+                    key: copy(value) if key in ("_parameters", "_buffers") else value
+                    for key, value in vars(module).items()
+                },
+            )
+            for module in modules
+        ]
 
         def undo() -> None:
             for module, state in saved:
