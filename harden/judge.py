@@ -53,7 +53,7 @@ def _checks(report: Report, policy: Policy) -> Iterator[Check]:
         cut = report.pruned
         share = cut.filters_removed / cut.filters_total if cut and cut.filters_total else 0.0
         yield at_most(
-            "filters-removed", share, policy.max_filters_removed, "share of all filters", "Try another method."
+            "filters-removed", share, policy.max_filters_removed, "Share of all filters", "Try another --method."
         )
 
 

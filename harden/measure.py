@@ -1,4 +1,4 @@
-"""What a network, or a file, does on images that no decision has read.
+"""What a network, or a file, does on images that no decision has read:
 
 accuracy  #{i : f(x_i) = y_i} / N
 ASR       #{i : f(T(x_i)) = t} / M      over the M images of other classes than the trigger's target t

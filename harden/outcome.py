@@ -113,6 +113,8 @@ class Picture:
     clean: str
     """Paths relative to the run folder."""
     triggered: str
+    difference: str
+    """What the trigger changes, made visible."""
     truth: int
     said_before: int
     said_after: int

@@ -9,7 +9,7 @@ from harden.errors import UsageError
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'x'?", with the space in front; empty where nothing is near."""
+    """Did you mean this one? With a space in front; empty where nothing is near."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.55)
     return f" Did you mean {close[0]!r}?" if close else ""
 

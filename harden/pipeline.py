@@ -1,0 +1,123 @@
+"""From a file to a verdict, as one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harden import __version__, stages
+from harden.job import Job, versions
+from harden.judge import judge
+from harden.measure import measure
+from harden.network import Classifier, classifier
+from harden.outcome import Report
+from harden.pictures import draw
+from harden.plan import Plan, plan_table
+from harden.pruning import rebuild
+from harden.registry import find, settings_of
+from harden.shipping import QUARANTINE, export_draft
+from harden.types import Evidence, Measurement, Method, Progress, Silent, Splits, Suspect, Trigger, Verdict
+
+UNDECIDED = Verdict("inconclusive", ())
+
+
+def clean(plan: Plan, folder: Path, progress: Progress | None = None) -> Report:
+    """Scans, cuts, repairs, exports, measures and judges; leaves in `folder` what may ship, or what may not."""
+    job, method = Job.start(plan, progress or Silent()), find(plan.method, plan.method_settings)
+    found = examine(plan, method, job)
+    suspect, model, splits, evidence, triggers = (
+        found.suspect,
+        found.model,
+        found.splits,
+        found.evidence,
+        found.triggers,
+    )
+    with job.stage("prune"):
+        pruned = stages.prune(method, model, splits, evidence, plan, job.run)
+    with job.stage("repair"):
+        healed, notes = stages.repair(method, pruned, model, splits, evidence, job.run)
+    with job.stage("measure after"):
+        healed_model = Classifier(healed.module, suspect.contract, job.run.cost).to(job.run.device)
+        after = measure(healed_model, splits.verify, triggers)
+        pictures = draw(triggers, splits.verify, model, healed_model, folder)
+    with job.stage("export"):
+        draft = folder / "draft"
+        exported = export_draft(healed, model, suspect.source, splits.verify, triggers, plan, draft)
+        rebuild.save(healed, draft, suspect.source)
+    report = replace(first_half("clean", plan, method, job, found), export=exported, pictures=pictures, repair=notes)
+    if evidence.status != "clean":
+        report = replace(report, pruned=stages.cut_of(healed), after=after)
+    report = replace(report, verdict=judge(report, plan.policy))
+    return publish(report, draft, folder)
+
+
+def scan(plan: Plan, folder: Path | None = None, progress: Progress | None = None) -> Report:
+    """Evidence and a verdict; nothing is changed. Pictures only where there is a folder for them."""
+    job, method = Job.start(plan, progress or Silent()), find(plan.method, plan.method_settings)
+    found = examine(plan, method, job)
+    pictures = draw(found.triggers, found.splits.verify, found.model, found.model, folder) if folder else ()
+    report = replace(first_half("scan", plan, method, job, found), pictures=pictures)
+    return replace(report, verdict=judge(report, plan.policy))
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """What is known of a suspect before anything is changed."""
+
+    suspect: Suspect
+    model: Classifier
+    splits: Splits
+    evidence: Evidence
+    triggers: tuple[Trigger, ...]
+    """To measure with."""
+    before: Measurement
+
+
+def examine(plan: Plan, method: Method, job: Job) -> Examined:
+    """Opens the file, reads the images, looks for triggers, measures."""
+    with job.stage("load"):
+        suspect = stages.open_suspect(plan)
+        model = classifier(suspect, job.run.cost).to(job.run.device)
+        given = stages.given_triggers(plan, suspect.contract)
+    with job.stage("read images"):
+        splits = stages.read_splits(plan, suspect.contract, job.run).to(job.run.device)
+        stages.check(model, splits)
+    with job.stage("recover"):
+        evidence = stages.recover(method, model, splits, () if plan.hide_trigger else given, job.run)
+        triggers = stages.shown(evidence, given)
+    with job.stage("measure before"):
+        before = measure(model, splits.verify, triggers)
+    return Examined(suspect, model, splits, evidence, triggers, before)
+
+
+def first_half(command: str, plan: Plan, method: Method, job: Job, found: Examined) -> Report:
+    """The report as far as the examination goes."""
+    return Report(
+        command=command,
+        created=job.created,
+        harden_version=__version__,
+        seed=plan.seed,
+        seconds=job.seconds,
+        cost=job.run.cost,
+        source=found.suspect.source,
+        contract=found.suspect.contract,
+        scan=stages.scan_of(found.evidence),
+        before=found.before,
+        verdict=UNDECIDED,
+        data=found.splits.findings,
+        settings=plan_table(plan, settings=settings_of(method)),
+        versions=versions(),
+    )
+
+
+def publish(report: Report, draft: Path, folder: Path) -> Report:
+    """Moves the draft's files to where they may be used, or to where nobody takes them by mistake."""
+    where = "" if report.verdict.status == "pass" else f"{QUARANTINE}/"
+    (folder / where).mkdir(exist_ok=True)
+    for file in sorted(draft.iterdir()):
+        file.replace(folder / where / file.name)
+    shutil.rmtree(draft)
+    assert report.export is not None
+    files = tuple(replace(file, path=where + file.path) for file in report.export.files)
+    return replace(report, export=replace(report.export, files=files))

@@ -1,0 +1,114 @@
+"""The run folder: built beside its place under a hidden name, and renamed in one step when it is whole.
+
+Whenever the process dies, either the whole folder is there or nothing of that name is. What a killed run leaves behind
+under its hidden name is removed by the next run that writes beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from harden.errors import BadOutput
+
+OWNER = ".owner"
+
+
+def default_folder(model: Path, now: datetime) -> Path:
+    """harden-runs/<model>-<time>, with a number behind it if that is taken."""
+    wanted = Path("harden-runs") / f"{model.stem or 'model'}-{now:%Y%m%d-%H%M%S}"
+    folder, number = wanted, 2
+    while folder.exists():
+        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return folder
+
+
+class RunFolder:
+    """A folder in the making: `path` while it is made, `target` once `publish` was called; else nothing is left."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target
+
+    def __enter__(self) -> RunFolder:
+        refuse_taken(self.target)
+        try:
+            parent = self.target.absolute().parent
+            parent.mkdir(parents=True, exist_ok=True)
+            sweep(parent)
+            self.path = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.partial-", dir=parent))
+            (self.path / OWNER).write_text(f"{socket.gethostname()} {os.getpid()}\n", encoding="utf-8")
+        except OSError as error:
+            raise BadOutput(
+                f"{self.target} cannot be written: {error.strerror}.", hint="Give another folder with --out."
+            ) from error
+        return self
+
+    def publish(self) -> Path:
+        """Gives the folder its name. Everything is on the disk before that."""
+        refuse_taken(self.target)
+        (self.path / OWNER).unlink()
+        for file in sorted(self.path.rglob("*")):
+            _sync(file)
+        _sync(self.path)
+        self.path.chmod(0o777 & ~_umask())  # mkdtemp made it private
+        try:
+            self.path.rename(self.target)  # fails if somebody put a folder with files there in the meantime
+        except OSError as error:
+            raise BadOutput(f"{self.target} cannot be written: {error.strerror}.", hint="Use another --out.") from error
+        _sync(self.target.absolute().parent)
+        return self.target
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.path != self.target:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def refuse_taken(target: Path) -> None:
+    """A finished run is never overwritten; an empty folder may be used."""
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise BadOutput(
+            f"{target} exists already, and a run never overwrites another.", hint="Give a new folder with --out."
+        )
+
+
+def sweep(parent: Path) -> None:
+    """Removes what runs on this machine left here that are no longer alive."""
+    for folder in parent.glob(".*.partial-*"):
+        try:
+            host, pid = (folder / OWNER).read_text(encoding="utf-8").split()
+        except (OSError, ValueError):
+            continue  # not ours, or being made at this moment: not to be touched
+        if host == socket.gethostname() and not _alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,152 @@
+"""The words that the sentence in pipeline.py is made of, where a stage has more than one case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harden import measure as measuring
+from harden.data import check_preprocessing, read_samples
+from harden.errors import UsageError
+from harden.loading import load
+from harden.network import Classifier, predict
+from harden.outcome import Cut, Scan
+from harden.plan import Plan
+from harden.pruning.surgery import operate
+from harden.spelling import nearest
+from harden.triggers.given import from_directory, from_function, from_picture
+from harden.types import (
+    ClassEvidence,
+    Contract,
+    Evidence,
+    Method,
+    Proposal,
+    Pruned,
+    Run,
+    Splits,
+    Suspect,
+    Trigger,
+)
+
+WORKS = 0.10
+"""A given trigger that moves fewer of the images than this is not the attacker's."""
+
+
+def open_suspect(plan: Plan) -> Suspect:
+    """The model file, scanned, and loaded from the bytes that were scanned."""
+    return load(
+        plan.need("model", "MODEL"),
+        arch=plan.arch,
+        contract_file=plan.contract,
+        classes=plan.classes or folder_names(plan.clean_dir or plan.verify_dir),
+        mean=plan.mean,
+        std=plan.std,
+        input_size=plan.input_size,
+    )
+
+
+def folder_names(folder: Path | None) -> list[str] | None:
+    """The classes as the folders of images name them."""
+    if folder is None or not folder.is_dir():
+        return None
+    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def read_splits(plan: Plan, contract: Contract, run: Run) -> Splits:
+    """Clean images in three disjoint parts; with --verify-dir the last one is all of that folder."""
+    folder = plan.need("clean_dir", "--clean-dir")
+    return read_samples(folder, contract, plan.seed, run.progress, verify_dir=plan.verify_dir)
+
+
+def check(model: Classifier, splits: Splits) -> None:
+    """Stops before anything else if the model cannot even tell its own classes: then the settings are wrong."""
+    said = measuring.classes(lambda x: predict(model, x), splits.choose)
+    right = said == splits.choose.labels.cpu()
+    check_preprocessing(int(right.sum()) / max(1, len(right)), model.contract.num_classes)
+
+
+def given_triggers(plan: Plan, contract: Contract) -> tuple[Trigger, ...]:
+    """The trigger of the command line, in whichever of its three forms it came."""
+    if plan.trigger is None and plan.trigger_dir is None:
+        return ()
+    target = class_number(plan.target, contract)
+    if plan.trigger_dir is not None:
+        return (from_directory(plan.trigger_dir, target, contract),)
+    assert plan.trigger is not None
+    if ".py:" in plan.trigger:
+        return (from_function(plan.trigger, target),)
+    return (from_picture(Path(plan.trigger), plan.mask, plan.blend, target, contract),)
+
+
+def class_number(name: str | None, contract: Contract) -> int:
+    """A class by its name or number."""
+    if name is None:
+        raise UsageError(
+            "A trigger came without its target.", hint="Say which class it makes the model say: --target CLASS."
+        )
+    if name in contract.classes:
+        return contract.classes.index(name)
+    if name.isdecimal() and int(name) < contract.num_classes:
+        return int(name)
+    raise UsageError(
+        f"--target {name}: there is no such class.{nearest(name, contract.classes)}",
+        hint=f"The classes are {', '.join(contract.classes[:20])}{' ...' if contract.num_classes > 20 else ''}.",
+    )
+
+
+def recover(method: Method, model: Classifier, splits: Splits, given: Sequence[Trigger], run: Run) -> Evidence:
+    """Evidence from the triggers that were given, if they work; else the method looks for some."""
+    found = []
+    for trigger in given:
+        asr = measuring.attack(lambda x: predict(model, x), splits.choose, trigger).asr
+        if asr.total and asr.value > WORKS:
+            label = -1 if trigger.target is None else trigger.target
+            found.append((trigger, ClassEvidence(label, asr.value, WORKS, "given trigger")))
+    if not found:
+        return method.recover(model, splits, run)
+    targets = tuple(sorted({e.label for _, e in found if e.label >= 0}))
+    why = "The given trigger works."
+    return Evidence("backdoored", targets, tuple(e for _, e in found), tuple(t for t, _ in found), why)
+
+
+def prune(method: Method, model: Classifier, splits: Splits, evidence: Evidence, plan: Plan, run: Run) -> Pruned:
+    """What the method proposes, as far as surgery can do it; nothing at all from a clean model."""
+    proposal = Proposal((), stopped_because="nothing was found that would have to go")
+    if method.prune is not None and evidence.status != "clean":
+        proposal = method.prune(model, splits, evidence, run)
+    return operate(model, proposal, splits, run, align=plan.align, max_accuracy_drop=plan.max_cut_drop)
+
+
+def repair(
+    method: Method, pruned: Pruned, suspect: Classifier, splits: Splits, evidence: Evidence, run: Run
+) -> tuple[Pruned, Mapping[str, Any]]:
+    """Moves the weights that are left, and says what was done; nothing in a clean model."""
+    if method.repair is None or evidence.status == "clean":
+        return pruned, {}
+    model = Classifier(pruned.module, suspect.contract, run.cost).to(run.device)
+    notes = method.repair(model, suspect, splits, evidence, run)
+    return replace(pruned, module=model.network.eval()), notes
+
+
+def shown(evidence: Evidence, given: Sequence[Trigger]) -> tuple[Trigger, ...]:
+    """Every trigger to measure with: those that were given, then those that the method found."""
+    return (*given, *(t for t in evidence.triggers if t.source != "given"))
+
+
+def scan_of(evidence: Evidence) -> Scan:
+    return Scan(evidence.status, evidence.target_classes, evidence.evidence, evidence.why)
+
+
+def cut_of(pruned: Pruned) -> Cut:
+    return Cut(
+        filters_removed=len(pruned.removed),
+        filters_masked=len(pruned.masked),
+        filters_total=pruned.filters_total,
+        layers=tuple(layer for layer in pruned.layers if layer.before != layer.after),
+        removed=pruned.removed,
+        refusals=pruned.refusals,
+        rounds=pruned.rounds,
+        stopped_because=pruned.stopped_because,
+    )
