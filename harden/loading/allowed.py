@@ -22,7 +22,7 @@ DTYPES = {  # storage class -> dtype and bytes per element
     "ComplexDoubleStorage": ("complex128", 16),
     "UntypedStorage": ("uint8", 1),
 }
-ITEM_SIZE = {dtype: size for dtype, size in DTYPES.values()} | {
+ITEM_SIZE = dict(DTYPES.values()) | {
     "uint16": 2, "uint32": 4, "uint64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1,
 }  # fmt: skip
 STORAGES = {f"torch.{name}": name for name in DTYPES} | {

@@ -67,7 +67,7 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
             hint=f"did you mean {', '.join(near)}?" if near else "torchvision.models.list_models() has all names",
         )
 
-    def make(num_classes: int | None, in_channels: int | None = None, **options: Any) -> nn.Module:
+    def make(num_classes: int | None, _in_channels: int | None = None, **options: Any) -> nn.Module:
         if num_classes is not None:
             options["num_classes"] = num_classes
         if name in ("googlenet", "inception_v3"):
@@ -82,9 +82,7 @@ def _timm(name: str) -> Callable[..., nn.Module]:
     try:
         import timm
     except ImportError:
-        raise UsageError(
-            f"timm:{name} needs timm, which is not installed", hint="pip install 'harden[timm]'"
-        ) from None
+        raise UsageError(f"timm:{name} needs timm, which is not installed", hint="pip install 'harden[timm]'") from None
     plain = name.partition(".")[0]
     if not timm.is_model(plain):  # also keeps out names that make timm fetch something (hf-hub:...)
         near = get_close_matches(plain, timm.list_models(), 3)

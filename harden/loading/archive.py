@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harden.loading.opcodes import Damaged
+from harden.loading.opcodes import DamagedError
 from harden.loading.rules import finding
 from harden.types import Finding
 
@@ -40,12 +40,12 @@ class Archive:
     findings: tuple[Finding, ...]
 
     def read(self, name: str) -> bytes:
-        """A member's bytes; Damaged where they do not fit their checksum."""
+        """A member's bytes; DamagedError where they do not fit their checksum."""
         try:
             with zipfile.ZipFile(io.BytesIO(self.data)) as file:
                 return file.read(self.members[name])
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise Damaged(f"member {name[:80]!r}: {error}") from None
+            raise DamagedError(f"member {name[:80]!r}: {error}") from None
 
     def span(self, name: str) -> memoryview:
         """A stored member's bytes without a copy."""
@@ -57,15 +57,15 @@ class Archive:
 
 
 def open_archive(data: bytes, max_size: int) -> Archive:
-    """Checks the archive's structure; Damaged where there is none to check."""
+    """Checks the archive's structure; DamagedError where there is none to check."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             infos = file.infolist()
             directory, comment = file.start_dir, file.comment
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError) as error:
-        raise Damaged(str(error)) from None
+        raise DamagedError(str(error)) from None
     if not infos:
-        raise Damaged("the archive is empty")
+        raise DamagedError("the archive is empty")
     findings: list[Finding] = []
     if len(infos) > MAX_MEMBERS:
         findings.append(finding("zip-bomb", f"{len(infos)} members"))
@@ -85,9 +85,8 @@ def _names(infos: list[zipfile.ZipInfo]) -> list[Finding]:
     for info in infos:
         name = info.orig_filename
         parts = name.split("/")
-        if name != info.filename or "\\" in name or "\0" in name or name.startswith("/") or ".." in parts:
-            findings.append(finding("zip-path", f"the member name {name[:120]!r}", name[:120]))
-        elif any(len(part) > 1 and part[1] == ":" for part in parts[:1]):
+        leaves = name.startswith("/") or ".." in parts or parts[0][1:2] == ":"
+        if leaves or name != info.filename or "\\" in name or "\0" in name:
             findings.append(finding("zip-path", f"the member name {name[:120]!r}", name[:120]))
         if stat.S_ISLNK(info.external_attr >> 16):
             findings.append(finding("zip-path", f"the member {name[:120]!r} is a link", name[:120]))

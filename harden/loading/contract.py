@@ -162,7 +162,9 @@ def settle(
     findings = []
     if origin & {"torchvision", "timm"}:
         assumed = ", ".join(k for k in ("input_size", "mean", "std") if said[k][1] in ("torchvision", "timm"))
-        findings.append(finding("contract-default", f"{assumed}: taken from the settings published for the architecture"))
+        findings.append(
+            finding("contract-default", f"{assumed}: taken from the settings published for the architecture")
+        )
     name = said.get("architecture", (None, ""))[0]
     return Contract(count, classes, size, mean, std, name), tuple(findings)
 
@@ -192,6 +194,6 @@ def _classes(
         origin = f"the contract ({said['classes'][1]})" if "classes" in said else "the folder of images"
         raise BadData(
             f"the network has {count} logits, and {origin} names {len(names)} classes: {', '.join(names[:5])}, ...",
-            hint="name all classes in the order of the logits in model.toml: classes = [...]; folders may then be fewer",
+            hint="name all classes in the order of the logits in model.toml: classes = [...]",
         )
     return names, count

@@ -13,7 +13,7 @@ from typing import Any
 from harden.loading.allowed import ITEM_SIZE
 from harden.loading.archive import Archive
 from harden.loading.contents import Contents
-from harden.loading.opcodes import Damaged, Storage, StoredTensor
+from harden.loading.opcodes import DamagedError, Storage, StoredTensor
 from harden.loading.rules import finding
 from harden.loading.tensors import Shelf
 from harden.types import Finding
@@ -37,15 +37,15 @@ def read(archive: Archive) -> Contents:
     configs = [n for n in archive.members if n.startswith("data/weights/") and n.endswith("_weights_config.json")]
     about = "a torch.export archive (.pt2)"
     if len(configs) != 1:
-        raise Damaged(f"{len(configs)} descriptions of weights where one is expected (an older or packaged .pt2?)")
+        raise DamagedError(f"{len(configs)} descriptions of weights where one is expected (an older or packaged .pt2?)")
     raw = archive.read(configs[0])
     if len(raw) > MAX_JSON:
-        raise Damaged("the description of the weights is too long")
+        raise DamagedError("the description of the weights is too long")
     try:
         config = json.loads(raw)["config"]
         entries = dict(config)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged(f"the description of the weights makes no sense: {str(error)[:80]}") from None
+        raise DamagedError(f"the description of the weights makes no sense: {str(error)[:80]}") from None
     tree: dict[str, StoredTensor] = {}
     for name, entry in entries.items():
         try:

@@ -101,9 +101,9 @@ def likely_cause(given: Shapes, expected: Shapes) -> str:
         if len(ratios) <= 2:
             return f"the same architecture in another width (about {max(ratios):g} times): name the one with this width"
         return "the same names in other shapes: probably a sibling of this architecture in another width or size"
-    if missing and unexpected and (wrapped := _common_prefix(given)):
-        if {name.removeprefix(wrapped) for name in given} & set(expected):
-            return f"most names begin with {wrapped!r}: the network was wrapped when it was saved, or has further parts"
+    wrapped = _common_prefix(given)
+    if missing and unexpected and wrapped and {name.removeprefix(wrapped) for name in given} & set(expected):
+        return f"most names begin with {wrapped!r}: the network was wrapped when it was saved, or has further parts"
     if missing and unexpected and not shared:
         return "no name is shared: this is another architecture"
     if unexpected and not missing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harden.loading.contents import Contents
-from harden.loading.opcodes import Damaged
+from harden.loading.opcodes import DamagedError
 
 
 def looks_like(data: bytes) -> bool:
@@ -11,4 +11,4 @@ def looks_like(data: bytes) -> bool:
 
 
 def read(data: bytes, max_size: int) -> Contents:
-    raise Damaged("ONNX")
+    raise DamagedError("ONNX")

@@ -24,7 +24,7 @@ MAX_DIMENSIONS = 16
 MAX_KEY = 2**60  # beyond it, integers can be chosen to collide in a dict and make reading quadratic
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """The bytes are no complete pickle."""
 
 
@@ -110,7 +110,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 def read(data: bytes, start: int = 0, *, where: str = "", script: bool = False) -> Reading:
     """Reads one pickle; `script` also knows the classes of a TorchScript archive.
 
-    Raises Damaged where the bytes end or make no sense, unless something forbidden was seen before that.
+    Raises DamagedError where the bytes end or make no sense, unless something forbidden was seen before that.
     """
     return _Machine(data, start, where, script).run()
 
@@ -139,8 +139,8 @@ class _Machine:
             if self.findings:  # a pickle may do its harm and then break: the break hides nothing here
                 self.note("pickle-malformed", f"the pickle breaks off after that: {str(error)[:100]}")
                 return Reading(None, self.findings, self.globals, self.storages, len(self.data))
-            raise Damaged(str(error)[:200]) from None
-        raise Damaged("the pickle has no end")
+            raise DamagedError(str(error)[:200]) from None
+        raise DamagedError("the pickle has no end")
 
     def note(self, rule: str, message: str) -> None:
         if len(self.findings) < MAX_FINDINGS:
@@ -212,11 +212,11 @@ class _Machine:
 
     def take(self, count: int) -> list[Any]:
         if len(self.stack) < count:
-            raise Damaged("the stack runs empty")
+            raise DamagedError("the stack runs empty")
         taken = self.stack[-count:]
         del self.stack[-count:]
         if any(value is _MARK for value in taken):
-            raise Damaged("a mark where a value should be")
+            raise DamagedError("a mark where a value should be")
         return taken
 
     def since_mark(self) -> list[Any]:
@@ -225,7 +225,7 @@ class _Machine:
                 taken = self.stack[index + 1 :]
                 del self.stack[index:]
                 return taken
-        raise Damaged("no mark on the stack")
+        raise DamagedError("no mark on the stack")
 
     def named(self, module: Any, attribute: Any) -> Global:
         if not isinstance(module, str) or not isinstance(attribute, str):
@@ -257,7 +257,7 @@ class _Machine:
                 return set(map(_key, arguments[0])) if arguments else set()
             if name in allowed.TENSORS:
                 return self.tensor(name, arguments)
-        except (Damaged, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (DamagedError, IndexError, TypeError, ValueError, AttributeError) as error:
             self.note("pickle-call", f"calls {name} in a way that no checkpoint does: {str(error)[:100]}")
             return Record(name)
         if name in allowed.CREATORS:
@@ -299,7 +299,7 @@ class _Machine:
         elif isinstance(target, Record):
             target.elements.extend(items)
         else:
-            raise Damaged("appends to something that is no list")
+            raise DamagedError("appends to something that is no list")
 
     def update(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -308,10 +308,10 @@ class _Machine:
         elif isinstance(target, dict):
             target.update(_pairs(items))
         else:
-            raise Damaged("sets items of something that is no dict")
+            raise DamagedError("sets items of something that is no dict")
 
     def persistent(self, identity: Any) -> Any:
-        """torch's references to what lies outside the pickle."""
+        """References to what lies outside the pickle."""
         if not isinstance(identity, tuple) or not identity:
             self.note("pickle-call", "refers to something outside the pickle in an unknown way")
             return Record("refused")
@@ -337,26 +337,26 @@ class _Machine:
         if short == "_rebuild_from_type_v2":
             function, kind, inner, _attributes = arguments
             if kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
-                raise Damaged(f"a tensor of the type {kind.name[:80]}")
+                raise DamagedError(f"a tensor of the type {kind.name[:80]}")
             if function.name not in allowed.TENSORS or function.name == name:
-                raise Damaged(f"a tensor made by {function.name[:80]}")
+                raise DamagedError(f"a tensor made by {function.name[:80]}")
             return self.tensor(function.name, inner)
         if short.startswith("_rebuild_parameter"):
             data = arguments[0]
             if not isinstance(data, StoredTensor):
-                raise Damaged("a parameter that is no tensor")
+                raise DamagedError("a parameter that is no tensor")
             return StoredTensor(data.storage, data.dtype, data.offset, data.size, data.stride, parameter=True)
         storage, offset, size, stride = arguments[:4]
         if not isinstance(storage, Storage):
-            raise Damaged("a tensor without a storage")
+            raise DamagedError("a tensor without a storage")
         dtype = storage.dtype
         if short == "_rebuild_tensor_v3":
             dtype = allowed.DTYPE_GLOBALS[arguments[6].name]
         size, stride = tuple(size), tuple(stride)
         if not _is_count(offset) or not all(map(_is_count, size + stride)) or len(size) != len(stride):
-            raise Damaged("a tensor whose shape is not made of counts")
+            raise DamagedError("a tensor whose shape is not made of counts")
         if len(size) > MAX_DIMENSIONS:
-            raise Damaged(f"a tensor of {len(size)} dimensions")
+            raise DamagedError(f"a tensor of {len(size)} dimensions")
         made = StoredTensor(storage, dtype, offset, size, stride)
         if made.reach * allowed.ITEM_SIZE[dtype] > _bytes(storage) or made.count > max(made.reach - offset, 0):
             self.note("pickle-size", f"a tensor of shape {list(size)} reaches beyond its storage of {storage.count}")
@@ -383,12 +383,12 @@ def _key(key: Any) -> Any:
         return key
     if type(key) is int and abs(key) < MAX_KEY:
         return key
-    raise Damaged(f"a key of the type {type(key).__name__}")
+    raise DamagedError(f"a key of the type {type(key).__name__}")
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
     if len(items) % 2:
-        raise Damaged("a key without a value")
+        raise DamagedError("a key without a value")
     return {_key(k): v for k, v in zip(items[::2], items[1::2], strict=True)}
 
 

@@ -16,7 +16,7 @@ from harden.loading import contract as contracts
 from harden.loading.contents import Contents
 from harden.loading.fit import fit
 from harden.loading.guess import guess
-from harden.loading.opcodes import Damaged
+from harden.loading.opcodes import DamagedError, Record
 from harden.loading.rules import MAX_SIZE, finding
 from harden.loading.scan import Scanned, scan
 from harden.types import Contract, Finding, Source, Suspect
@@ -126,9 +126,9 @@ def inspect(
 
 def uses(contents: Contents, spec: str | None) -> Mapping[str, str]:
     """What each verb can do with a file of this format."""
-    whole = isinstance(contents.tree, statedict.Record) and contents.format in ("torch-zip", "torch-legacy")
+    whole = isinstance(contents.tree, Record) and contents.format in ("torch-zip", "torch-legacy")
     if whole or spec is not None or contents.format == "onnx":
-        return {verb: "yes" for verb in ("inspect", "scan", "verify", "clean")}
+        return dict.fromkeys(("inspect", "scan", "verify", "clean"), "yes")
     need = "needs --arch (torchvision:NAME, timm:NAME or FILE.py:FUNCTION)"
     return {"inspect": "yes", "scan": need, "verify": need, "clean": need}
 
@@ -176,7 +176,7 @@ def _module(
         findings += (finding("weights-prefix", f"the prefix {fitting.prefix!r} was taken off every name"),)
     try:
         tensors = {fitting.rename(n): t for n, t in statedict.make(weights, contents).items()}
-    except Damaged as error:
+    except DamagedError as error:
         raise BadModel(f"{path} is truncated or damaged: {error}", hint="ask for the file again") from None
     odd = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()} - {"float32"}
     if odd:

@@ -1,4 +1,4 @@
-"""torch.save's files, new (a zip archive) and legacy (a row of pickles), and plain pickles: scanned, never unpickled."""
+"""Files of torch.save, new (a zip archive) and legacy (a row of pickles), and plain pickles: read, never unpickled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harden.loading import opcodes
 from harden.loading.allowed import ITEM_SIZE
 from harden.loading.archive import Archive
 from harden.loading.contents import Contents
-from harden.loading.opcodes import Damaged, Reading, Storage
+from harden.loading.opcodes import DamagedError, Reading, Storage
 from harden.loading.rules import finding
 from harden.loading.tensors import Shelf
 from harden.types import Finding
@@ -25,14 +25,14 @@ def read_archive(archive: Archive, *, script: bool) -> Contents:
     findings = list(archive.findings) + _foreign_members(archive, script)
     pickle = archive.read("data.pkl")
     if len(pickle) > MAX_PICKLE:
-        raise Damaged(f"data.pkl has {len(pickle)} bytes")
+        raise DamagedError(f"data.pkl has {len(pickle)} bytes")
     reading = opcodes.read(pickle, where="data.pkl", script=script)
     findings += reading.findings + _trailing(reading, len(pickle))
     for storage in reading.storages.values():
         info = archive.members.get(f"data/{storage.key}")
         expected = storage.count * ITEM_SIZE[storage.dtype]
         if info is None:
-            raise Damaged(f"storage {storage.key[:40]!r} is missing")
+            raise DamagedError(f"storage {storage.key[:40]!r} is missing")
         if info.file_size != expected:
             message = f"storage {storage.key[:40]!r} has {info.file_size} bytes and claims {expected}"
             findings.append(finding("pickle-size", message, f"data/{storage.key[:40]}"))
@@ -60,22 +60,22 @@ def read_legacy(data: bytes) -> Contents:
     magic, protocol, _system, body, keys = readings
     findings = [f for reading in readings for f in reading.findings]
     if magic.value != LEGACY_MAGIC or protocol.value != LEGACY_PROTOCOL:
-        raise Damaged("the legacy header does not fit")
+        raise DamagedError("the legacy header does not fit")
     spans: dict[str, memoryview] = {}
     position = keys.end
     view = memoryview(data)
     for key in keys.value if isinstance(keys.value, list) else []:
         storage = body.storages.get(str(key))
         if storage is None or position + 8 > len(data):
-            raise Damaged(f"storage {str(key)[:40]!r} is missing")
+            raise DamagedError(f"storage {str(key)[:40]!r} is missing")
         (count,) = struct.unpack_from("<q", data, position)
         length = storage.count * ITEM_SIZE[storage.dtype]
         if count != storage.count or position + 8 + length > len(data):
-            raise Damaged(f"storage {str(key)[:40]!r} has {count} numbers and claims {storage.count}")
+            raise DamagedError(f"storage {str(key)[:40]!r} has {count} numbers and claims {storage.count}")
         spans[storage.key] = view[position + 8 : position + 8 + length]
         position += 8 + length
     if set(body.storages) - set(spans):
-        raise Damaged("storages are missing")
+        raise DamagedError("storages are missing")
     if position != len(data):
         findings.append(finding("pickle-malformed", f"{len(data) - position} bytes follow the checkpoint's end"))
     shelf = Shelf(lambda storage: spans[storage.key])
@@ -93,7 +93,7 @@ def is_legacy(data: bytes) -> bool:
     """Whether torch's magic number comes first."""
     try:
         return bool(opcodes.read(data[:64], where="legacy header").value == LEGACY_MAGIC)
-    except Damaged:
+    except DamagedError:
         return False
 
 

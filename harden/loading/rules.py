@@ -43,8 +43,11 @@ RULES: dict[str, Rule] = {
     "file-size": Rule("high", "is larger than --max-size", _CWE_BOMB),
     "contract-code": Rule("critical", "is a contract that names Python code", _CWE_CODE),
     "code-torchscript": Rule("medium", "is a TorchScript program: only its weights are read", ""),
-    "code-export": Rule("medium", "is a torch.export archive, whose loader runs what it holds: only its weights are read",
-                        "https://github.com/pytorch/pytorch/pull/176791"),
+    "code-export": Rule(
+        "medium",
+        "is a torch.export archive, whose loader runs what it holds: only its weights are read",
+        "https://github.com/pytorch/pytorch/pull/176791",
+    ),
     "code-trusted": Rule("medium", "was opened as trusted code, at the user's word", _CWE_CODE),
     "weights-nested": Rule("info", "keeps its weights inside a larger checkpoint", ""),
     "weights-prefix": Rule("info", "names its weights with a prefix", ""),

@@ -8,7 +8,7 @@ from typing import Any
 
 from harden.loading.allowed import ITEM_SIZE
 from harden.loading.contents import Contents
-from harden.loading.opcodes import MAX_DIMENSIONS, Damaged, Storage, StoredTensor
+from harden.loading.opcodes import MAX_DIMENSIONS, DamagedError, Storage, StoredTensor
 from harden.loading.rules import finding
 from harden.loading.tensors import Shelf
 from harden.types import Finding
@@ -30,11 +30,11 @@ def read(data: bytes) -> Contents:
     """The header is held against the data: no gaps, no overlaps, no shape that disagrees with its bytes."""
     (length,) = struct.unpack_from("<Q", data)
     if length > len(data) - 8:
-        raise Damaged(f"the header claims {length} bytes, and the file ends before")
+        raise DamagedError(f"the header claims {length} bytes, and the file ends before")
     try:
         header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"the header is no JSON: {str(error)[:120]}") from None
+        raise DamagedError(f"the header is no JSON: {str(error)[:120]}") from None
     start = 8 + length
     findings: list[Finding] = []
     header.pop("__metadata__", None)
@@ -57,7 +57,7 @@ def read(data: bytes) -> Contents:
         position = end
     if not findings and start + position != len(data):
         if start + position > len(data):
-            raise Damaged(f"the header speaks of {position} bytes, and {len(data) - start} came")
+            raise DamagedError(f"the header speaks of {position} bytes, and {len(data) - start} came")
         findings.append(finding("safetensors-header", f"{len(data) - start - position} bytes belong to no tensor"))
     view = memoryview(data)
 

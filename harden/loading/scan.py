@@ -1,4 +1,4 @@
-"""The scan that comes first: bytes in, contents out, or a refusal. Nothing of the file is run, and no suffix is believed.
+"""The scan that comes first: bytes in, contents out, or a refusal. Nothing of the file is run, no suffix is believed.
 
 The bytes are read once; what is hashed, scanned and later turned into tensors is this one piece of memory.
 """
@@ -15,12 +15,12 @@ from harden.errors import BadModel, UnsafeFile
 from harden.loading import exported, onnx_file, pickled, safetensors
 from harden.loading.archive import Archive, open_archive
 from harden.loading.contents import Contents
-from harden.loading.opcodes import Damaged
+from harden.loading.opcodes import DamagedError
 from harden.loading.rules import MAX_SIZE, RULES, finding, is_unsafe
 from harden.types import Finding, Source
 
 
-class Unknown(Damaged):
+class Unknown(DamagedError):
     """The bytes are whole, perhaps, but of no format that is read here."""
 
 
@@ -64,8 +64,10 @@ def scan(path: Path, max_size: int = MAX_SIZE, *, trust_code: bool = False) -> S
     try:
         contents = look(data, max_size)
     except Unknown as error:
-        raise BadModel(f"{path} is no model that can be read: {error}", hint="see docs/inputs.md for what can") from None
-    except Damaged as error:
+        raise BadModel(
+            f"{path} is no model that can be read: {error}", hint="see docs/inputs.md for what can"
+        ) from None
+    except DamagedError as error:
         raise BadModel(
             f"{path} is truncated or damaged: {error} ({len(data)} bytes, sha256 {digest[:16]}...)",
             hint="ask for the file again and compare its size and checksum with the sender's",
@@ -91,9 +93,9 @@ def refuse(path: Path, findings: Iterable[Finding], about: str) -> None:
 
 
 def look(data: bytes, max_size: int = MAX_SIZE) -> Contents:
-    """Which format the bytes really are, and what is in them; Damaged where they are cut off or scrambled."""
+    """Which format the bytes really are, and what is in them; DamagedError where they are cut off or scrambled."""
     if not data:
-        raise Damaged("the file is empty")
+        raise DamagedError("the file is empty")
     if data[:4] == b"PK\x03\x04":
         return _look_into_zip(open_archive(data, max_size))
     if safetensors.looks_like(data):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from harden.loading.contents import Contents
-from harden.loading.opcodes import Damaged, Record, StoredTensor
+from harden.loading.opcodes import DamagedError, Record, StoredTensor
 from harden.loading.rules import finding
 from harden.types import Finding
 
@@ -60,7 +60,7 @@ def find(contents: Contents) -> Weights | None:
 def make(weights: Weights, contents: Contents) -> dict[str, Tensor]:
     """The tensors themselves."""
     if contents.shelf is None:
-        raise Damaged("the file has names of tensors, but no numbers")
+        raise DamagedError("the file has names of tensors, but no numbers")
     return {name: contents.shelf.tensor(stored) for name, stored in weights.stored.items()}
 
 
@@ -107,7 +107,9 @@ def _candidates(node: Any, path: str, depth: int, seen: set[int]) -> Iterator[tu
             yield from _candidates(child, f"{path}/{key}" if path else key, depth + 1, seen)
 
 
-def of_module(record: Record, prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[tuple[str, StoredTensor]]:
+def of_module(
+    record: Record, prefix: str = "", seen: frozenset[int] = frozenset()
+) -> Iterator[tuple[str, StoredTensor]]:
     """The weights of a whole pickled module, or of a TorchScript one, by the names that its state dict would have."""
     state = record.state
     if not isinstance(state, dict) or id(record) in seen or len(seen) > 40:

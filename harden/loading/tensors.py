@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harden.loading.allowed import ITEM_SIZE
-from harden.loading.opcodes import Damaged, Storage, StoredTensor
+from harden.loading.opcodes import DamagedError, Storage, StoredTensor
 
 Fetch = Callable[[Storage], "memoryview"]
 """A storage's bytes."""
@@ -22,20 +22,20 @@ class Shelf:
         self.made: dict[str, Tensor] = {}
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """A tensor of its own memory; Damaged where the file holds fewer bytes than it claims."""
+        """A tensor of its own memory; DamagedError where the file holds fewer bytes than it claims."""
         dtype = getattr(torch, stored.dtype)
         flat = self.made.get(stored.storage.key)
         if flat is None:
             raw = self.fetch(stored.storage)
             expected = stored.storage.count * ITEM_SIZE[stored.storage.dtype]
             if len(raw) != expected:
-                raise Damaged(f"storage {stored.storage.key[:40]!r} has {len(raw)} bytes instead of {expected}")
+                raise DamagedError(f"storage {stored.storage.key[:40]!r} has {len(raw)} bytes instead of {expected}")
             flat = from_bytes(raw, ITEM_SIZE[stored.storage.dtype], self.little_endian)
             self.made[stored.storage.key] = flat
         size = ITEM_SIZE[stored.dtype]
         typed = flat[: len(flat) // size * size].view(dtype)
         if stored.reach > len(typed):
-            raise Damaged(f"a tensor of shape {list(stored.size)} reaches beyond its storage")
+            raise DamagedError(f"a tensor of shape {list(stored.size)} reaches beyond its storage")
         if not stored.count:
             return torch.empty(stored.size, dtype=dtype)
         return typed.as_strided(stored.size, stored.stride, stored.offset)
