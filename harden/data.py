@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harden.errors import BadData, Inconclusive
-from harden.pictures import MODES, Pixels, UnreadableError, read_picture
+from harden.decode import MODES, Pixels, UnreadableError, read_picture
 from harden.types import Contract, Finding, Images, Progress, Rate, Silent, Splits
 
 FRACTIONS = (0.5, 0.2, 0.3)

@@ -20,7 +20,7 @@ from harden.loading.rules import MAX_SIZE, RULES, finding, is_unsafe
 from harden.types import Finding, Source
 
 
-class Unknown(DamagedError):
+class UnknownError(DamagedError):
     """The bytes are whole, perhaps, but of no format that is read here."""
 
 
@@ -63,7 +63,7 @@ def scan(path: Path, max_size: int = MAX_SIZE, *, trust_code: bool = False) -> S
     digest = hashlib.sha256(data).hexdigest()
     try:
         contents = look(data, max_size)
-    except Unknown as error:
+    except UnknownError as error:
         raise BadModel(
             f"{path} is no model that can be read: {error}", hint="see docs/inputs.md for what can"
         ) from None
@@ -104,7 +104,7 @@ def look(data: bytes, max_size: int = MAX_SIZE) -> Contents:
         return pickled.read_legacy(data) if pickled.is_legacy(data) else pickled.read_plain(data)
     if onnx_file.looks_like(data):
         return onnx_file.read(data, max_size)
-    raise Unknown(_what_else(data))
+    raise UnknownError(_what_else(data))
 
 
 def _look_into_zip(archive: Archive) -> Contents:
@@ -122,8 +122,8 @@ def _look_into_zip(archive: Archive) -> Contents:
         (".data/extern_modules", "a torch.package archive, which is code"),
     ):
         if name in members:
-            raise Unknown(f"it is {meaning}, which is not read here")
-    raise Unknown("it is a zip archive, but none that torch wrote")
+            raise UnknownError(f"it is {meaning}, which is not read here")
+    raise UnknownError("it is a zip archive, but none that torch wrote")
 
 
 def _looks_like_old_pickle(data: bytes) -> bool:
