@@ -38,17 +38,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    **dict.fromkeys(("clean", "scan", "inspect", "verify", "load_run"), "harden.api"),
-    **dict.fromkeys(("HardenError", "UnsafeFile", "Inconclusive"), "harden.errors"),
-    "Report": "harden.outcome",
-    "Plan": "harden.plan",
-    "Policy": "harden.policy",
-    **dict.fromkeys(
-        ("Contract", "Evidence", "Filter", "Images", "Measurement", "Method", "Proposal", "Pruned", "Rate", "Run")
-        + ("Splits", "Suspect", "Trigger", "Verdict"),
-        "harden.types",
-    ),
+    "harden.api": ("clean", "scan", "inspect", "verify", "load_run"),
+    "harden.errors": ("HardenError", "UnsafeFile", "Inconclusive"),
+    "harden.outcome": ("Report",),
+    "harden.plan": ("Plan",),
+    "harden.policy": ("Policy",),
 }
+"""Where each name lives; all others of __all__ in harden.types."""
 
 __all__ = [
     "Contract",
@@ -80,9 +76,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'harden' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'harden' has no attribute {name!r}")
+    home = next((module for module, names in _HOME.items() if name in names), "harden.types")
+    return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:

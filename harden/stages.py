@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harden import measure as measuring
-from harden.data import check_preprocessing, read_samples
+from harden.data import check_preprocessing, class_folders, read_samples
 from harden.errors import UsageError
 from harden.loading import load
 from harden.network import Classifier, predict
@@ -24,6 +26,7 @@ from harden.types import (
     Method,
     Proposal,
     Pruned,
+    Rate,
     Run,
     Splits,
     Suspect,
@@ -49,9 +52,7 @@ def open_suspect(plan: Plan) -> Suspect:
 
 def folder_names(folder: Path | None) -> list[str] | None:
     """The classes as the folders of images name them."""
-    if folder is None or not folder.is_dir():
-        return None
-    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    return None if folder is None else class_folders(folder)
 
 
 def read_splits(plan: Plan, contract: Contract, run: Run) -> Splits:
@@ -61,10 +62,14 @@ def read_splits(plan: Plan, contract: Contract, run: Run) -> Splits:
 
 
 def check(model: Classifier, splits: Splits) -> None:
-    """Stops before anything else if the model cannot even tell its own classes: then the settings are wrong."""
-    said = measuring.classes(lambda x: predict(model, x), splits.choose)
-    right = said == splits.choose.labels.cpu()
-    check_preprocessing(int(right.sum()) / max(1, len(right)), model.contract.num_classes)
+    """Stops before anything else if the model hardly knows its own classes: then the settings are wrong."""
+    contract = model.contract
+    labels = torch.cat([splits.tune.labels, splits.choose.labels]).cpu()
+    said = torch.cat([measuring.classes(lambda x: predict(model, x), part) for part in (splits.tune, splits.choose)])
+    pairs = (labels * contract.num_classes + said).bincount(minlength=contract.num_classes**2)
+    accuracy = Rate(int((said == labels).sum()), len(labels))
+    confusion = pairs.view(contract.num_classes, contract.num_classes)
+    check_preprocessing(accuracy, contract.num_classes, confusion=confusion, classes=contract.classes)
 
 
 def given_triggers(plan: Plan, contract: Contract) -> tuple[Trigger, ...]:
