@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map
@@ -19,7 +19,7 @@ mean, std = (np.array(json.loads(about[key]), np.float32) for key in ("mean", "s
 
 for path in sys.argv[1:]:
     with Image.open(path) as opened:
-        image = opened.convert("L" if channels == 1 else "RGB")
+        image = ImageOps.exif_transpose(opened).convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(image).reshape(1, height, width, channels)
