@@ -178,7 +178,7 @@ class Operation:
         self.ledger.drop(reach, channels)
         return ""
 
-    def finish(self) -> None:
+    def finish(self, renew_statistics: bool) -> None:
         """The last proof, of all cuts together; the weights' own precision; statistics renewed if that helps."""
         network = deepcopy(self.masked.network).double()
         gap = proof.difference(proof.outputs(network, self.inputs), proof.outputs(self.work, self.inputs))
@@ -191,10 +191,11 @@ class Operation:
         for name, tensor in [*self.work.named_parameters(), *self.work.named_buffers()]:
             tensor.data = tensor.data.to(self.dtypes[name])
         self.result = self.work.eval()
-        pruned = Classifier(self.result, self.masked.contract, self.run.cost).to(self.masked.mean.device)
-        self.reestimated = guard.reestimate(
-            pruned, self.splits.tune, self.splits.choose, self.original_accuracy, seed=self.run.seed
-        )
+        if renew_statistics:
+            pruned = Classifier(self.result, self.masked.contract, self.run.cost).to(self.masked.mean.device)
+            self.reestimated = guard.reestimate(
+                pruned, self.splits.tune, self.splits.choose, self.original_accuracy, seed=self.run.seed
+            )
 
     def width(self, name: str) -> int:
         """What is left of a layer."""

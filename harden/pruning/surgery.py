@@ -31,6 +31,7 @@ from harden.pruning.operation import Operation
 from harden.types import LayerWidth, Proposal, Pruned, Run, Splits
 
 UNREADABLE = "torch-pruning cannot follow this network: "
+ENTANGLED = "its channels are entangled with others, by a shuffle or a split"
 
 
 def operate(
@@ -42,12 +43,14 @@ def operate(
     align: int = 8,
     max_accuracy_drop: float = 0.01,
     remove_coupled: bool = True,
+    renew_statistics: bool = True,
 ) -> Pruned:
     """The network without its guilty filters, as small as the proof and the accuracy guard allow.
 
     align               layers end at multiples of this many filters; 1 switches it off
     max_accuracy_drop   what all removals together may cost on splits.choose, besides what closing the guilty costs
     remove_coupled      filters of a residual stream may go, out of every layer that shares it, if the guard agrees
+    renew_statistics    batch normalisation's statistics may be estimated again, if accuracy fell and where it helps
     """
     operation = Operation(model, proposal, splits, run, align, max_accuracy_drop, remove_coupled)
     layers = operation.layers()
@@ -60,7 +63,7 @@ def operate(
                 else:
                     operation.layer(graph, layer)
                 task.advance(note=layer)
-    operation.finish()
+    operation.finish(renew_statistics)
     widths = {name: unit.width for name, unit in operation.parts.items()}
     return Pruned(
         module=operation.result,
@@ -122,6 +125,9 @@ class Graph:
                     stations.append(self._station(item, role))
         except Exception as error:
             return Reach(layer, width, obstacle=f"{UNREADABLE}{type(error).__name__}: {error}")
+        # Through a shuffle, torch-pruning arrives at positions that do not exist.
+        if any(station.positions and station.positions[-1] >= station.size for station in stations):
+            return Reach(layer, width, obstacle=ENTANGLED)
         return Reach(layer, width, tuple(stations))
 
     def _name(self, target: nn.Module | nn.Parameter) -> str:
@@ -176,7 +182,7 @@ class Graph:
         gone = set(channels)
         asked = {s.name: {p for p, c in zip(s.positions, s.channels, strict=True) if c in gone} for s in reach.stations}
         if found != {name: positions for name, positions in asked.items() if positions}:
-            raise ValueError("its channels are entangled with others of the same layer")
+            raise ValueError(ENTANGLED)
         undo = self._remember(
             [
                 self.network.get_submodule(n.rpartition(".")[0]) if self._bare(n) else self.network.get_submodule(n)

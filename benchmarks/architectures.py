@@ -1,0 +1,203 @@
+"""Which architectures can be pruned for real: one row for each network of torchvision and timm, written as it goes.
+
+    python benchmarks/architectures.py docs/architectures.md            the whole matrix
+    python benchmarks/architectures.py - resnet18 timm:hrnet_w18_small  a few, to the screen
+
+Random weights with randomised statistics, three filters closed in each of up to a dozen layers spread over the
+network, no accuracy guard and no alignment, so that every layer is really tried. The result is held against a
+reference that the surgery knows nothing of: the original network in float64 in which the consumers' weights for the
+removed channels are zero, and the refused filters are forced to zero by hooks. And the network is built again from
+its record.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from harden.network import Classifier, units
+from harden.pruning.choose import by_layer
+from harden.pruning.rebuild import rebuild, weights_sha256
+from harden.pruning.surgery import operate
+from harden.types import Contract, Filter, Images, Proposal, Pruned, Run, Splits
+
+EXACT = 1e-9
+LAYERS = 12
+
+TORCHVISION = """
+alexnet vgg11 vgg13_bn vgg16_bn vgg19_bn resnet18 resnet34 resnet50 resnet101 resnext50_32x4d wide_resnet50_2
+densenet121 densenet169 squeezenet1_0 squeezenet1_1 googlenet inception_v3 mnasnet0_5 mnasnet1_0 mobilenet_v2
+mobilenet_v3_small mobilenet_v3_large shufflenet_v2_x0_5 shufflenet_v2_x1_0 efficientnet_b0 efficientnet_b1
+efficientnet_v2_s regnet_x_400mf regnet_y_400mf convnext_tiny vit_b_16 swin_t maxvit_t
+""".split()  # noqa: SIM905 (a list of words reads better)
+TIMM = """
+resnet18 resnet18d resnet26t resnet50d seresnet50 ecaresnet26t skresnet18 resnetv2_50 resnetv2_50x1_bit resnext26ts
+res2net50_26w_4s mobilenetv1_100 mobilenetv2_050 mobilenetv3_small_100 mobilenetv3_large_100 mobilenetv4_conv_small
+mobilenetv4_hybrid_medium efficientnet_lite0 efficientnet_b0 efficientnetv2_rw_t tf_efficientnet_b0 fbnetc_100
+mnasnet_100 semnasnet_100 spnasnet_100 tinynet_e lcnet_050 mixnet_s hardcorenas_a rexnet_100 ghostnet_100
+ghostnetv2_100 hrnet_w18_small dla34 dla46_c cspresnet50 cspdarknet53 darknet53 vgg11_bn densenet121 inception_v3
+inception_v4 inception_resnet_v2 xception41 legacy_xception nfnet_l0 dm_nfnet_f0 eca_nfnet_l0 repvgg_a0 regnetx_002
+regnety_004 regnetz_b16 convnext_atto convnextv2_atto fastvit_t8 mobileone_s0 selecsls42b vovnet39a ese_vovnet19b_dw
+hgnet_tiny pplcnet_x0_5 edgenext_xx_small efficientformerv2_s0 inception_next_atto repghostnet_050 starnet_s1
+""".split()  # noqa: SIM905
+SIZES = {"inception": 128, "xception": 96, "vit_b_16": 224, "swin_t": 224, "maxvit_t": 224, "alexnet": 96}
+
+
+def build(spec: str) -> nn.Module:
+    family, _, name = spec.rpartition(":")
+    if family == "timm":
+        import timm
+
+        return timm.create_model(name, num_classes=10, pretrained=False)  # type: ignore[no-any-return]
+    import torchvision
+
+    more = {"init_weights": True, "aux_logits": True} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, num_classes=10, **more)  # type: ignore[no-any-return]
+
+
+def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Statistics, gains and biases that hide no mistake: fresh ones are zeros and ones."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None:
+                layer.running_mean.normal_(0, 0.1, generator=generator)
+                layer.running_var.uniform_(0.5, 2, generator=generator)
+                if layer.affine:
+                    layer.weight.uniform_(0.5, 1.5, generator=generator)
+                    layer.bias.normal_(0, 0.1, generator=generator)
+    return module.eval()
+
+
+def images(count: int, size: int, seed: int) -> Images:
+    pixels = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    return Images(pixels, torch.arange(count) % 10, tuple(map(str, range(count))))
+
+
+def proposed(model: Classifier, layers: int) -> tuple[Filter, ...]:
+    """Three filters of each of so many layers."""
+    names = [name for name, unit in units(model).items() if unit.width > 3]
+    spread = {names[round(i * (len(names) - 1) / (layers - 1))] for i in range(layers)} if names else set()
+    widths = {name: unit.width for name, unit in units(model).items()}
+    return tuple(Filter(n, i) for n in names if n in spread for i in (1, widths[n] // 2, widths[n] - 1))
+
+
+@torch.no_grad()
+def reference(model: Classifier, pruned: Pruned, inputs: Tensor) -> Tensor:
+    """The original network with the removed channels read as zero by their consumers, and the masked ones silent."""
+    network = deepcopy(model.network).double().eval()
+    modules = dict(network.named_modules())
+    for name, ends in pruned.record["kept"].items():
+        if "in" in ends:
+            weight = modules[name].weight
+            assert isinstance(weight, Tensor)
+            gone = sorted(set(range(weight.shape[1])) - set(ends["in"]))
+            weight[:, gone] = 0
+    parts = units(model)
+    for layer, rows in by_layer(pruned.masked).items():
+        unit = parts[layer]
+        place = modules[layer if unit.norm is None else unit.norm_name]
+
+        def silence(*called: Tensor, rows: list[int] = rows) -> Tensor:
+            output = called[2].clone()
+            output[:, rows] = 0
+            return output
+
+        place.register_forward_hook(silence)
+    return network(inputs)  # type: ignore[no-any-return]
+
+
+def measure(spec: str, size: int | None = None, layers: int = LAYERS) -> dict[str, str]:
+    """One row of the table."""
+    size = size or next((s for key, s in SIZES.items() if key in spec), 64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = randomised(build(spec))
+    model = Classifier(module, Contract(10, tuple("0123456789"), (3, size, size), (0.5,) * 3, (0.25,) * 3))
+    splits = Splits(images(4, size, 1), images(4, size, 2), images(4, size, 3))
+    guilty = proposed(model, layers)
+    began = time.monotonic()
+    pruned = operate(model, Proposal(guilty), splits, Run(), align=1, max_accuracy_drop=1.0, renew_statistics=False)
+    seconds = time.monotonic() - began
+    inputs = (splits.verify.pixels.double() - 0.5) / 0.25
+    with torch.no_grad():
+        expected = reference(model, pruned, inputs)
+        found = deepcopy(pruned.module).double().eval()(inputs)
+    error = float((found - expected).abs().max() / expected.abs().max())
+    state = pruned.module.state_dict()
+    again = rebuild(build(spec), dict(pruned.record, weights_sha256=weights_sha256(state)), state)
+    with torch.no_grad():
+        same = torch.equal(again(inputs.float()), pruned.module(inputs.float()))
+    reasons = Counter(generic(refusal.reason) for refusal in pruned.refusals)
+    tried = {filter.layer for filter in guilty}
+    cut = tried - {refusal.filter.layer for refusal in pruned.refusals}
+    before, after = pruned.record["parameters"]
+    verdict = "BROKEN" if not error <= EXACT or not same else "exact" if pruned.removed else "refused"
+    return {
+        "network": spec,
+        "convolutions": str(len(units(model))),
+        "result": verdict,
+        "layers cut": f"{len(cut)} of {len(tried)}",
+        "filters gone": str(len(pruned.removed)),
+        "parameters": f"{100 * (after - before) / before:+.1f} %",
+        "error": f"{error:.0e}",
+        "seconds": f"{seconds:.1f}",
+        "why the rest stays": "; ".join(reason for reason, _ in reasons.most_common(3)),
+    }
+
+
+def generic(reason: str) -> str:
+    """The reason without the names and figures of one layer."""
+    for mark, short in (
+        ("in groups", "grouped convolution"),
+        (" groups, which", "grouped convolution"),
+        ("normalises over several", "normalises over several channels"),
+        ("feeds the output", "feeds the output"),
+        ("more than once", "used more than once"),
+        ("shares its weights", "shared weights"),
+        ("cannot follow", "torch-pruning cannot follow the network"),
+        ("computed otherwise", "the proof failed"),
+        ("broke without", "the proof failed (shapes)"),
+        ("entangled", "channels entangled (shuffle or split)"),
+        ("not see this layer", "not analysed"),
+    ):
+        if mark in reason:
+            return short
+    return reason
+
+
+def rows(specs: list[str]) -> Iterator[dict[str, str]]:
+    for spec in specs:
+        try:
+            yield measure(spec)
+        except Exception as error:  # one network that cannot even be built does not end the table
+            yield {"network": spec, "result": f"CRASH {type(error).__name__}: {error}"[:160].replace("\n", " ")}
+
+
+def main() -> None:
+    target, *only = sys.argv[1:]
+    specs = only or [*TORCHVISION, *(f"timm:{name}" for name in TIMM)]
+    columns = ["network", "convolutions", "result", "layers cut", "filters gone", "parameters", "error", "seconds"]
+    columns.append("why the rest stays")
+    head = ["# What can be pruned", "", (__doc__ or "").split("\n\n")[2].replace("\n", " "), ""]
+    lines = [*head, "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    results: Counter[str] = Counter()
+    for row in rows(specs):
+        results[row["result"].split()[0]] += 1
+        lines.append("| " + " | ".join(row.get(column, "") for column in columns) + " |")
+        print(lines[-1], flush=True)
+        if target != "-":
+            foot = ["", ", ".join(f"{number} {result}" for result, number in sorted(results.items())) + ".", ""]
+            Path(target).write_text("\n".join([*lines, *foot]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
