@@ -40,7 +40,6 @@ class Plan:
     """Images to report on; without it, a part of those in clean_dir is kept for that."""
     arch: str | None = None
     contract: Path | None = None
-    classes: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     input_size: tuple[int, ...] | None = None
@@ -224,13 +223,6 @@ def _numbers(number: type[int] | type[float]) -> Callable[[Any, str, Path], tupl
     return kind
 
 
-def _names(value: Any, where: str, folder: Path) -> tuple[str, ...]:  # noqa: ARG001
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-        raise UsageError(f"{where} is a list of names, and {value!r} came.")
-    return tuple(part.strip() for part in parts)
-
-
 def seconds(value: Any, where: str, folder: Path = Path()) -> float:  # noqa: ARG001
     """90, "90s", "15m" or "2h"."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(value))
@@ -259,7 +251,6 @@ KINDS: dict[str, Callable[[Any, str, Path], Any]] = {
     "verify_dir": _path,
     "arch": _spec,
     "contract": _path,
-    "classes": _names,
     "mean": _numbers(float),
     "std": _numbers(float),
     "input_size": _numbers(int),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +65,17 @@ def export_draft(
 def metadata(contract: Contract, source: Source, healed: Pruned) -> dict[str, str]:
     """What the file says about itself."""
     from harden import __version__
+    from harden_export.bundle import contract_metadata
 
     removed: dict[str, list[int]] = {}
     for layer, index in healed.removed:
         removed.setdefault(layer, []).append(index)
     return {
+        **contract_metadata(
+            classes=contract.classes, input_size=contract.input_size, mean=contract.mean, std=contract.std
+        ),
         "harden.version": __version__,
         "harden.source_sha256": source.sha256,
-        "harden.contract": json.dumps(asdict(contract), ensure_ascii=False),
         "harden.removed_filters": json.dumps(removed, ensure_ascii=False),
     }
 

@@ -18,9 +18,8 @@ from harden.outcome import Cut, Scan
 from harden.plan import Plan
 from harden.pruning.surgery import operate
 from harden.spelling import nearest
-from harden.triggers.given import from_directory, from_function, from_picture
+from harden.triggers.given import Given, from_directory, from_function, from_picture
 from harden.types import (
-    ClassEvidence,
     Contract,
     Evidence,
     Method,
@@ -33,9 +32,6 @@ from harden.types import (
     Trigger,
 )
 
-WORKS = 0.10
-"""A given trigger that moves fewer of the images than this is not the attacker's."""
-
 
 def open_suspect(plan: Plan) -> Suspect:
     """The model file, scanned, and loaded from the bytes that were scanned."""
@@ -43,7 +39,7 @@ def open_suspect(plan: Plan) -> Suspect:
         plan.need("model", "MODEL"),
         arch=plan.arch,
         contract_file=plan.contract,
-        classes=plan.classes or folder_names(plan.clean_dir or plan.verify_dir),
+        classes=folder_names(plan.clean_dir or plan.verify_dir),
         mean=plan.mean,
         std=plan.std,
         input_size=plan.input_size,
@@ -103,17 +99,11 @@ def class_number(name: str | None, contract: Contract) -> int:
 
 def recover(method: Method, model: Classifier, splits: Splits, given: Sequence[Trigger], run: Run) -> Evidence:
     """Evidence from the triggers that were given, if they work; else the method looks for some."""
-    found = []
-    for trigger in given:
-        asr = measuring.attack(lambda x: predict(model, x), splits.choose, trigger).asr
-        if asr.total and asr.value > WORKS:
-            label = -1 if trigger.target is None else trigger.target
-            found.append((trigger, ClassEvidence(label, asr.value, WORKS, "given trigger")))
-    if not found:
-        return method.recover(model, splits, run)
-    targets = tuple(sorted({e.label for _, e in found if e.label >= 0}))
-    why = "The given trigger works."
-    return Evidence("backdoored", targets, tuple(e for _, e in found), tuple(t for t, _ in found), why)
+    if given:
+        evidence = Given(tuple(given))(model, splits, run)
+        if evidence.triggers:
+            return evidence
+    return method.recover(model, splits, run)
 
 
 def prune(method: Method, model: Classifier, splits: Splits, evidence: Evidence, plan: Plan, run: Run) -> Pruned:

@@ -13,7 +13,7 @@ SIGNS = {"passed": "✅", "failed": "❌", "not decided": "❔", "waived": "⚠�
 def text(value: object) -> str:
     """Text from a model file, harmless in Markdown: names and paths are not the author's own."""
     flat = " ".join(str(value).split())
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~@&])", r"\\\1", flat)
+    return re.sub(r"([\\`*_\[\]<|~@&])", r"\\\1", flat)
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
@@ -49,8 +49,10 @@ def _details(report: Report) -> list[str]:
         for c in report.verdict.checks
     ]
     lines = fold("Checks", table(("", "check", "observed", "bound", "why"), checks))
-    scan = [(report.contract.classes[e.label] if e.label >= 0 else "any", _short(e.score), _short(e.threshold), e.method)
-            for e in report.scan.evidence]  # fmt: skip
+    scan = [
+        (report.contract.classes[e.label] if e.label >= 0 else "any", _short(e.score), _short(e.threshold), e.method)
+        for e in report.scan.evidence
+    ]
     if scan:
         lines += fold("Scan", [text(report.scan.why), "", *table(("class", "score", "threshold", "method"), scan)])
     if report.pruned is not None and report.pruned.layers:

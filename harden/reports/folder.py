@@ -1,0 +1,25 @@
+"""Every form of the report, into the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harden.outcome import Report
+from harden.plan import Plan, plan_text
+from harden.reports import records
+from harden.reports.markdown import markdown
+
+PLAN = "plan.toml"
+
+
+def write_reports(report: Report, plan: Plan, folder: Path, final: Path) -> None:
+    """Writes them all; `final` is where the folder will be, from which the plan's paths are seen."""
+    settings = report.settings.get("method", {})
+    parts = {key: value for key, value in settings.items() if key != "name"}
+    texts = {
+        records.REPORT: records.dumps(report),
+        "report.md": markdown(report),
+        PLAN: plan_text(plan, final, parts),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
