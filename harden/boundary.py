@@ -1,0 +1,91 @@
+"""The only place where exceptions become sentences and exit codes.
+
+HardenError, ExportError    its message, its hint, its code (see errors.py)
+out of memory               3
+Ctrl-C                      130, SIGTERM 143; run folders in the making are gone by then
+a closed pipe               141, quietly
+anything else               70: a bug, with its traceback
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from harden.errors import BUG, INTERRUPTED, TROUBLE, HardenError, UnsafeFile
+
+TERMINATED = 128 + signal.SIGTERM
+BROKEN_PIPE = 128 + 13  # as a shell says it of a program that SIGPIPE ended
+
+
+def run(main: Callable[[], object]) -> int:
+    """Runs the command line and gives back its exit code; typer says by SystemExit how it ended."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        main()
+        return 0
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer exits with 1 then, which only the policy may do
+            return broken_pipe()
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else TROUBLE
+    except HardenError as error:
+        return refuse(error)
+    except KeyboardInterrupt:
+        say("Interrupted: nothing was left behind.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return broken_pipe()
+    except MemoryError:
+        return out_of_memory("There is not enough memory")
+    except Exception as error:
+        return foreign(error)
+
+
+def refuse(error: HardenError) -> int:
+    """A sentence, the findings if a file was refused for them, and the next step."""
+    say(f"Error: {error.message}")
+    if isinstance(error, UnsafeFile):
+        for finding in error.findings:
+            place = f" ({finding.location})" if finding.location else ""
+            say(f"  {finding.severity}: {finding.rule}: {finding.message}{place}")
+    if error.hint:
+        say(f"  -> {error.hint}")
+    return error.exit_code
+
+
+def foreign(error: Exception) -> int:
+    """Errors of other packages: the expected ones by name, since to import them would take seconds; else a bug."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "ExportError" in names:
+        return refuse(HardenError(getattr(error, "message", str(error)), hint=getattr(error, "hint", "")))
+    if "OutOfMemoryError" in names or "DefaultCPUAllocator: can't allocate memory" in str(error):
+        return out_of_memory(f"There is not enough memory: {str(error).splitlines()[0]}")
+    traceback.print_exc()
+    say("This is a bug in harden, not in your model or your data. Please report it with the lines above.")
+    return BUG
+
+
+def out_of_memory(message: str) -> int:
+    say(f"Error: {message}")
+    say("  -> Use fewer or smaller images, or --device cpu.")
+    return TROUBLE
+
+
+def broken_pipe() -> int:
+    """Nobody reads on: no complaint, not even from the interpreter when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
+def say(text: str) -> None:
+    """To the person; text from model files may hold control characters, which a terminal would obey."""
+    print("".join(c if c.isprintable() or c == "\n" else "�" for c in text), file=sys.stderr)
+
+
+def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    raise SystemExit(TERMINATED)

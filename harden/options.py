@@ -1,0 +1,81 @@
+"""The flags, once: what each is called, what it says in --help, and which panel it stands in."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Format(StrEnum):
+    """What a command prints on stdout."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    sarif = "sarif"
+    junit = "junit"
+
+
+def _in(panel: str) -> Any:
+    def option(*names: str, help: str, **more: Any) -> Any:
+        return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+    return option
+
+
+_model = _in("The model")
+_data = _in("Images")
+_trigger = _in("A trigger that you know")
+_method = _in("The work")
+_result = _in("The result")
+
+Model = Annotated[Path | None, typer.Argument(help="The model file (or `model` in the plan).", show_default=False)]
+Arch = Annotated[
+    str | None,
+    _model("--arch", help="torchvision:NAME, timm:NAME, or FILE.py:FUNCTION (code: only name what you trust)."),
+]
+ContractFile = Annotated[Path | None, _model("--contract", help="Its model.toml; default: the one beside it.")]
+Mean = Annotated[str | None, _model("--mean", help="Per channel, of pixels in [0, 1]: 0.485,0.456,0.406.")]
+Std = Annotated[str | None, _model("--std", help="Per channel: 0.229,0.224,0.225.")]
+InputSize = Annotated[str | None, _model("--input-size", help="Channels, height, width: 3,224,224.")]
+
+CleanDir = Annotated[Path | None, _data("--clean-dir", help="Clean images, one folder per class.")]
+VerifyDir = Annotated[
+    Path | None, _data("--verify-dir", help="Other images to report on; default: a part of --clean-dir is kept for it.")
+]
+DataDir = Annotated[Path | None, _data("--data-dir", help="Images to measure on, one folder per class.")]
+
+TriggerSpec = Annotated[str | None, _trigger("--trigger", help="PNG of the input's size, or FILE.py:FUNCTION.")]
+TriggerDir = Annotated[
+    Path | None, _trigger("--trigger-dir", help="Triggered twins of the images, with the same relative names.")
+]
+Mask = Annotated[Path | None, _trigger("--mask", help="PNG, white where the picture of --trigger goes.")]
+Blend = Annotated[float | None, _trigger("--blend", help="1 covers the image, 0.2 shines through.")]
+Target = Annotated[str | None, _trigger("--target", help="The class that it makes the model say.")]
+HideTrigger = Annotated[
+    bool | None, _trigger("--hide-trigger", help="Only measure with it: the method does not get to know it.")
+]
+
+MethodName = Annotated[str | None, _method("--method", help="See `harden methods`; default: auto.")]
+PlanFile = Annotated[Path | None, _method("--plan", help="TOML with any of these settings; flags beat it.")]
+Seed = Annotated[int | None, _method("--seed", help="The same seed gives the same result; default: 0.")]
+Device = Annotated[str | None, _method("--device", help="cpu, cuda or auto (default).")]
+TimeBudget = Annotated[str | None, _method("--time-budget", help="Such as 90s, 15m, 2h: then the best so far counts.")]
+Align = Annotated[int | None, _method("--align", help="Cut layers down to multiples of so many filters; default: 8.")]
+DryRun = Annotated[bool, _method("--dry-run", help="Print what would be done, and do nothing.")]
+
+PolicyFile = Annotated[
+    str | None, _result("--policy", help="policy.toml, or lenient, default, strict: what may ship.")
+]
+Out = Annotated[Path | None, _result("--out", help="A new folder; default: harden-runs/<model>-<time>.")]
+Opset = Annotated[int | None, _result("--opset", help="Of the ONNX file; default: 20.")]
+EmbedPreprocessing = Annotated[
+    bool | None, _result("--embed-preprocessing", help="The ONNX file takes images as bytes, not normalised.")
+]
+Latency = Annotated[bool | None, _result("--latency/--no-latency", help="Whether to time the file; default: yes.")]
+OutputFormat = Annotated[Format, _result("--format", help="What stdout gets: text, json, markdown, sarif, junit.")]
+Quiet = Annotated[bool, _result("-q", "--quiet", help="No progress; only the verdict.")]
+Verbose = Annotated[bool, _result("-v", "--verbose", help="Say more.")]
