@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harden.errors import BadData, Inconclusive
 from harden.decode import MODES, Pixels, UnreadableError, read_picture
+from harden.errors import BadData, Inconclusive
 from harden.types import Contract, Finding, Images, Progress, Rate, Silent, Splits
 
 FRACTIONS = (0.5, 0.2, 0.3)

@@ -134,6 +134,7 @@ PARTS_OF_MODULES = {  # what such modules hold besides layers
     "torch._C._nn.gelu",
     "torch._C._nn.silu",
     "torch.nn.parameter.Parameter",
+    "timm.layers.format.Format",
     "torch.nn.parameter.UninitializedParameter",
 }
 
@@ -149,12 +150,19 @@ def is_script_class(name: str) -> bool:
     return name.startswith("__torch__.")
 
 
+WRAPPERS = {
+    "torch.nn.parallel.data_parallel.DataParallel",
+    "torch.nn.parallel.distributed.DistributedDataParallel",
+    "torch.optim.swa_utils.AveragedModel",
+}
+"""Modules around the module, which are taken off."""
+
 CREATORS = {"copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newobj__"}
 SCRIPT_HELPERS = {
     f"torch.jit._pickle.{name}"
     for name in ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag")
 }
 NAMES = (
-    MAPPINGS | SEQUENCES | SETS | TENSORS | RECORDS | PLAIN_TYPES | PARTS_OF_MODULES | CREATORS
+    MAPPINGS | SEQUENCES | SETS | TENSORS | RECORDS | PLAIN_TYPES | PARTS_OF_MODULES | CREATORS | WRAPPERS
     | set(STORAGES) | set(DTYPE_GLOBALS) | {"torch.Tensor"}
 )  # fmt: skip

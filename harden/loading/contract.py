@@ -180,7 +180,7 @@ def _per_channel(key: str, values: tuple[float, ...], channels: int) -> tuple[fl
 def _classes(
     said: Mapping[str, tuple[Any, str]], logits: int | None, folders: Sequence[str] | None
 ) -> tuple[tuple[str, ...], int]:
-    names = said["classes"][0] if "classes" in said else tuple(sorted(folders)) if folders else None
+    names = said["classes"][0] if "classes" in said else tuple(folders) if folders else None
     claimed = said["num_classes"][0] if "num_classes" in said else None
     count = logits if logits is not None else claimed if claimed is not None else len(names) if names else 0
     if claimed is not None and claimed != count:

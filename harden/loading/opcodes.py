@@ -279,7 +279,7 @@ class _Machine:
         if kind.name in allowed.MAPPINGS:
             return {}
         layer = allowed.is_layer(kind.name) or (self.script and allowed.is_script_class(kind.name))
-        if not layer and kind.name not in allowed.RECORDS:
+        if not layer and kind.name not in allowed.RECORDS | allowed.WRAPPERS:
             self.note("pickle-call", f"makes an object of {kind.name}, which a checkpoint only ever mentions")
         elif layer and arguments != ():
             self.note("pickle-call", f"gives arguments to the making of {kind.name}")

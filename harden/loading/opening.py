@@ -15,8 +15,9 @@ from harden.loading import architecture, statedict
 from harden.loading import contract as contracts
 from harden.loading.contents import Contents
 from harden.loading.fit import fit
-from harden.loading.guess import guess
-from harden.loading.opcodes import DamagedError, Record
+from harden.loading.guess import candidates, guess
+from harden.loading.modules import find_module, rebuild, same_function
+from harden.loading.opcodes import DamagedError
 from harden.loading.rules import MAX_SIZE, finding
 from harden.loading.scan import Scanned, scan
 from harden.types import Contract, Finding, Source, Suspect
@@ -72,8 +73,10 @@ def load(
     said.append(("the model file", scanned.contents.contract))
     spec = arch or _first(said, "architecture") or scanned.contents.architecture
     module, spec, findings = _module(scanned, spec, _first(said, "num_classes"))
-    said.append(((spec or "").partition(":")[0], contracts.published(spec)))
     _check_weights(module, path)
+    if spec is None:
+        spec = _twin(scanned, module, _first(said, "input_size"))
+    said.append(((spec or "").partition(":")[0], contracts.published(spec)))
     size = _first(said, "input_size")
     logits, probabilities = _try(module, size, path) if size else (None, False)
     contract, more = contracts.settle(said, logits, classes)
@@ -126,8 +129,7 @@ def inspect(
 
 def uses(contents: Contents, spec: str | None) -> Mapping[str, str]:
     """What each verb can do with a file of this format."""
-    whole = isinstance(contents.tree, Record) and contents.format in ("torch-zip", "torch-legacy")
-    if whole or spec is not None or contents.format == "onnx":
+    if find_module(contents) is not None or spec is not None or contents.format == "onnx":
         return dict.fromkeys(("inspect", "scan", "verify", "clean"), "yes")
     need = "needs --arch (torchvision:NAME, timm:NAME or FILE.py:FUNCTION)"
     return {"inspect": "yes", "scan": need, "verify": need, "clean": need}
@@ -161,6 +163,9 @@ def _module(
         )
     findings = weights.findings
     shapes = {name: stored.size for name, stored in weights.stored.items()}
+    whole = find_module(contents)
+    if spec is None and whole is not None:
+        return rebuild(whole, contents), None, findings
     if spec is None:
         spec = guess(shapes)
         if spec is None:
@@ -183,6 +188,19 @@ def _module(
         findings += (finding("weights-precision", f"{', '.join(sorted(odd))}: computed in float32 from here on"),)
     module = architecture.build(arch, fitting.num_classes, fitting.in_channels, **fitting.options)
     return architecture.fill(module, tensors), spec, findings
+
+
+def _twin(scanned: Scanned, module: nn.Module, size: tuple[int, int, int] | None) -> str | None:
+    """The architecture of a whole module, if one that is known by name does exactly the same with its weights."""
+    for spec in candidates(module.state_dict()):
+        probe = size or contracts.published(spec).get("input_size")
+        try:
+            twin, _, _ = _module(scanned, spec, None)
+        except HardenError:
+            continue
+        if probe and same_function(module, twin, probe):
+            return spec
+    return None
 
 
 def _check_weights(module: nn.Module, path: Path) -> None:
