@@ -12,6 +12,7 @@ from harden.methods.clp import clp
 from harden.methods.fine_pruning import fine_pruning
 from harden.methods.ft import ft
 from harden.methods.ft_sam import ft_sam
+from harden.methods.grad_prune import grad_prune
 from harden.methods.rnp import rnp
 from harden.methods.sau import sau
 from harden.methods.ulrl import ulrl
@@ -23,6 +24,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "fine-pruning": fine_pruning,
     "ft": ft,
     "ft-sam": ft_sam,
+    "grad-prune": grad_prune,
     "rnp": rnp,
     "sau": sau,
     "ulrl": ulrl,
