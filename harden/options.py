@@ -67,9 +67,7 @@ TimeBudget = Annotated[str | None, _method("--time-budget", help="Such as 90s, 1
 Align = Annotated[int | None, _method("--align", help="Cut layers down to multiples of so many filters; default: 8.")]
 DryRun = Annotated[bool, _method("--dry-run", help="Print what would be done, and do nothing.")]
 
-PolicyFile = Annotated[
-    str | None, _result("--policy", help="policy.toml, or lenient, default, strict: what may ship.")
-]
+PolicyFile = Annotated[str | None, _result("--policy", help="policy.toml, or lenient, default, strict: what may ship.")]
 Out = Annotated[Path | None, _result("--out", help="A new folder; default: harden-runs/<model>-<time>.")]
 Opset = Annotated[int | None, _result("--opset", help="Of the ONNX file; default: 20.")]
 EmbedPreprocessing = Annotated[
@@ -78,4 +76,3 @@ EmbedPreprocessing = Annotated[
 Latency = Annotated[bool | None, _result("--latency/--no-latency", help="Whether to time the file; default: yes.")]
 OutputFormat = Annotated[Format, _result("--format", help="What stdout gets: text, json, markdown, sarif, junit.")]
 Quiet = Annotated[bool, _result("-q", "--quiet", help="No progress; only the verdict.")]
-Verbose = Annotated[bool, _result("-v", "--verbose", help="Say more.")]

@@ -1,0 +1,292 @@
+"""The verbs. Nothing heavy is imported here: `harden --help` answers at once, and a command imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harden import __version__, boundary
+from harden import options as o
+
+app = typer.Typer(
+    help="Finds backdoors in image classifiers, removes the filters that carry them, and exports what may ship.",
+    epilog="Exit codes: 0 may ship, 1 the policy says no, 2 usage, 3 trouble, 4 unsafe file, 5 inconclusive, 70 a bug.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+policy_app = typer.Typer(help="What may ship: write a policy to start from, or check one.", no_args_is_help=True)
+plan_app = typer.Typer(help="What a run would do.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
+app.add_typer(plan_app, name="plan")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"harden {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Shared by all commands."""
+
+
+@app.command()
+def clean(
+    context: typer.Context,
+    model: o.Model = None,
+    clean_dir: o.CleanDir = None,
+    verify_dir: o.VerifyDir = None,
+    arch: o.Arch = None,
+    contract: o.ContractFile = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    input_size: o.InputSize = None,
+    trigger: o.TriggerSpec = None,
+    trigger_dir: o.TriggerDir = None,
+    mask: o.Mask = None,
+    blend: o.Blend = None,
+    target: o.Target = None,
+    hide_trigger: o.HideTrigger = None,
+    method: o.MethodName = None,
+    plan: o.PlanFile = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    time_budget: o.TimeBudget = None,
+    align: o.Align = None,
+    policy: o.PolicyFile = None,
+    out: o.Out = None,
+    opset: o.Opset = None,
+    embed_preprocessing: o.EmbedPreprocessing = None,
+    latency: o.Latency = None,
+    format: o.OutputFormat = o.Format.text,
+    quiet: o.Quiet = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """The whole job: scan, cut, repair, measure, export, judge. Leaves a run folder."""
+    from harden import commands
+
+    raise typer.Exit(commands.clean(context.params))
+
+
+@app.command()
+def scan(
+    context: typer.Context,
+    model: o.Model = None,
+    clean_dir: o.CleanDir = None,
+    verify_dir: o.VerifyDir = None,
+    arch: o.Arch = None,
+    contract: o.ContractFile = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    input_size: o.InputSize = None,
+    trigger: o.TriggerSpec = None,
+    trigger_dir: o.TriggerDir = None,
+    mask: o.Mask = None,
+    blend: o.Blend = None,
+    target: o.Target = None,
+    hide_trigger: o.HideTrigger = None,
+    method: o.MethodName = None,
+    plan: o.PlanFile = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    time_budget: o.TimeBudget = None,
+    policy: o.PolicyFile = None,
+    out: o.Out = None,
+    format: o.OutputFormat = o.Format.text,
+    quiet: o.Quiet = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Is there a backdoor? Evidence and a verdict; nothing is changed, and no folder is written without --out."""
+    from harden import commands
+
+    raise typer.Exit(commands.scan(context.params))
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    model: o.Model = None,
+    clean_dir: o.CleanDir = None,
+    arch: o.Arch = None,
+    contract: o.ContractFile = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    input_size: o.InputSize = None,
+    format: o.OutputFormat = o.Format.text,
+) -> None:
+    """What the file is, told without running it: format, findings, layers, contract."""
+    from harden import commands
+
+    raise typer.Exit(commands.inspect(context.params))
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    model: Annotated[
+        Path | None, typer.Argument(help="A model file, an .onnx file, or the folder of a run.", show_default=False)
+    ] = None,
+    data_dir: o.DataDir = None,
+    arch: o.Arch = None,
+    contract: o.ContractFile = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    input_size: o.InputSize = None,
+    trigger: o.TriggerSpec = None,
+    trigger_dir: o.TriggerDir = None,
+    mask: o.Mask = None,
+    blend: o.Blend = None,
+    target: o.Target = None,
+    device: o.Device = None,
+    policy: o.PolicyFile = None,
+    format: o.OutputFormat = o.Format.text,
+    quiet: o.Quiet = False,
+) -> None:
+    """Accuracy and attack success of any artefact, .onnx through ONNX Runtime."""
+    from harden import commands
+
+    raise typer.Exit(commands.verify(context.params))
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    model: Annotated[
+        Path | None, typer.Argument(help="A model file, or the folder of a run.", show_default=False)
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", help="fp32 (always), fp16, int8; may be repeated.", show_default=False)
+    ] = None,
+    clean_dir: o.CleanDir = None,
+    arch: o.Arch = None,
+    contract: o.ContractFile = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    input_size: o.InputSize = None,
+    seed: o.Seed = None,
+    out: o.Out = None,
+    opset: o.Opset = None,
+    embed_preprocessing: o.EmbedPreprocessing = None,
+    latency: o.Latency = None,
+    format: o.OutputFormat = o.Format.text,
+    quiet: o.Quiet = False,
+) -> None:
+    """ONNX files of a model as it is (fp32, fp16, int8), with parity and latency. Nothing is judged."""
+    from harden import commands
+
+    raise typer.Exit(commands.export(context.params))
+
+
+@app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run, or its report.json.")],
+    policy: o.PolicyFile = None,
+    format: o.OutputFormat = o.Format.text,
+) -> None:
+    """Judge a finished run by another policy, or show it in another form; nothing is measured again."""
+    from harden import commands
+
+    raise typer.Exit(commands.gate(run, policy, format))
+
+
+@app.command()
+def bench(
+    zoo: Annotated[Path, typer.Argument(help="A folder of models, each with its images.")],
+    out: Annotated[Path, typer.Option("--out", help="Results are kept here; a bench that was stopped goes on.")],
+    method: Annotated[
+        list[str], typer.Option("--method", help="May be repeated: auto, ft:epochs=20, grad-prune:given.")
+    ],
+    model: Annotated[list[str] | None, typer.Option("--model", help="Only these; default: all of the zoo.")] = None,
+    clean_per_class: Annotated[list[int] | None, typer.Option("--clean-per-class", help="May be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    time_budget: o.TimeBudget = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Methods x models: for people who compare defences."""
+    from harden import commands
+
+    seeds, counts = tuple(seed or (0, 1, 2)), tuple(clean_per_class or (10, 50))
+    raise typer.Exit(commands.bench(zoo, out, method, counts, seeds, model, jobs, device, time_budget, quiet))
+
+
+@app.command()
+def methods(format: o.OutputFormat = o.Format.text) -> None:
+    """What there is: every method, its source and its settings."""
+    from harden import commands
+
+    raise typer.Exit(commands.methods(format))
+
+
+@app.command()
+def doctor(format: o.OutputFormat = o.Format.text) -> None:
+    """What this machine can do, and what is missing."""
+    from harden import doctor
+
+    raise typer.Exit(doctor.doctor(format))
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    method: o.MethodName = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    out: o.Out = None,
+    format: o.OutputFormat = o.Format.text,
+    quiet: o.Quiet = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """The bundled backdoored model, cleaned with clean images only; its trigger only measures. A few minutes."""
+    from harden import commands
+
+    raise typer.Exit(commands.demo(context.params))
+
+
+@policy_app.command("init")
+def policy_init(
+    name: Annotated[str, typer.Argument(help="lenient, default or strict.")] = "default",
+    out: Annotated[Path, typer.Option("--out", help="Where to write it.")] = Path("policy.toml"),
+) -> None:
+    """Write one of the ready policies, each bound with what it means."""
+    from harden import commands
+
+    raise typer.Exit(commands.policy_init(name, out))
+
+
+@policy_app.command("check")
+def policy_check(policy: Annotated[str, typer.Argument(help="policy.toml, or lenient, default, strict.")]) -> None:
+    """Check that a policy is well formed, and print every bound that is in force."""
+    from harden import commands
+
+    raise typer.Exit(commands.policy_check(policy))
+
+
+@plan_app.command("show")
+def plan_show(
+    plan: Annotated[Path | None, typer.Argument(help="A plan file; without one, the defaults.")] = None,
+) -> None:
+    """Print every setting that is in force, and where it comes from."""
+    from harden import commands
+
+    raise typer.Exit(commands.plan_show(plan))
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(boundary.run(app))
+
+
+if __name__ == "__main__":
+    main()
