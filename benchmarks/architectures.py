@@ -3,7 +3,7 @@
     python benchmarks/architectures.py docs/architectures.md            the whole matrix
     python benchmarks/architectures.py - resnet18 timm:hrnet_w18_small  a few, to the screen
 
-Random weights with randomised statistics, three filters closed in each of up to a dozen layers spread over the
+Random weights with randomised statistics, three filters closed in each of up to eight layers spread over the
 network, no accuracy guard and no alignment, so that every layer is really tried. The result is held against a
 reference that the surgery knows nothing of: the original network in float64 in which the consumers' weights for the
 removed channels are zero, and the refused filters are forced to zero by hooks. And the network is built again from
@@ -30,24 +30,27 @@ from harden.pruning.surgery import operate
 from harden.types import Contract, Filter, Images, Proposal, Pruned, Run, Splits
 
 EXACT = 1e-9
-LAYERS = 12
+LAYERS = 8
 
-TORCHVISION = """
-alexnet vgg11 vgg13_bn vgg16_bn vgg19_bn resnet18 resnet34 resnet50 resnet101 resnext50_32x4d wide_resnet50_2
-densenet121 densenet169 squeezenet1_0 squeezenet1_1 googlenet inception_v3 mnasnet0_5 mnasnet1_0 mobilenet_v2
-mobilenet_v3_small mobilenet_v3_large shufflenet_v2_x0_5 shufflenet_v2_x1_0 efficientnet_b0 efficientnet_b1
-efficientnet_v2_s regnet_x_400mf regnet_y_400mf convnext_tiny vit_b_16 swin_t maxvit_t
+# From small to large, so that a run that is cut short has most of them.
+NETWORKS = """
+resnet18 mobilenet_v2 mobilenet_v3_small squeezenet1_0 squeezenet1_1 mnasnet0_5 shufflenet_v2_x0_5 regnet_x_400mf
+regnet_y_400mf efficientnet_b0 googlenet densenet121 mobilenet_v3_large mnasnet1_0 shufflenet_v2_x1_0
+timm:resnet18 timm:resnet18d timm:resnet26t timm:ecaresnet26t timm:skresnet18 timm:resnext26ts timm:mobilenetv1_100
+timm:mobilenetv2_050 timm:mobilenetv3_small_100 timm:mobilenetv3_large_100 timm:mobilenetv4_conv_small
+timm:efficientnet_lite0 timm:efficientnet_b0 timm:tf_efficientnet_b0 timm:fbnetc_100 timm:mnasnet_100
+timm:semnasnet_100 timm:spnasnet_100 timm:tinynet_e timm:lcnet_050 timm:mixnet_s timm:hardcorenas_a timm:rexnet_100
+timm:ghostnet_100 timm:ghostnetv2_100 timm:hrnet_w18_small timm:dla34 timm:dla46_c timm:repvgg_a0 timm:regnetx_002
+timm:regnety_002 timm:regnetz_b16 timm:convnext_atto timm:fastvit_t8 timm:mobileone_s0 timm:selecsls42b
+timm:ese_vovnet19b_dw timm:hgnet_tiny timm:edgenext_xx_small timm:efficientformerv2_s0 timm:repghostnet_050
+timm:starnet_s1 timm:densenet121 timm:nfnet_l0 timm:eca_nfnet_l0
+resnet34 resnet50 resnext50_32x4d inception_v3 efficientnet_b1 convnext_tiny vgg11 vgg16_bn alexnet
+timm:resnet50d timm:seresnet50 timm:resnetv2_50 timm:resnetv2_50x1_bit timm:res2net50_26w_4s timm:cspresnet50
+timm:efficientnetv2_rw_t timm:inception_v3 timm:inception_v4 timm:xception41 timm:legacy_xception timm:vovnet39a
+timm:darknet53 timm:cspdarknet53 timm:vgg11_bn timm:convnextv2_atto timm:inception_next_atto
+timm:mobilenetv4_hybrid_medium vgg13_bn vgg19_bn resnet101 wide_resnet50_2 densenet169 efficientnet_v2_s
+timm:inception_resnet_v2 timm:dm_nfnet_f0 maxvit_t swin_t vit_b_16
 """.split()  # noqa: SIM905 (a list of words reads better)
-TIMM = """
-resnet18 resnet18d resnet26t resnet50d seresnet50 ecaresnet26t skresnet18 resnetv2_50 resnetv2_50x1_bit resnext26ts
-res2net50_26w_4s mobilenetv1_100 mobilenetv2_050 mobilenetv3_small_100 mobilenetv3_large_100 mobilenetv4_conv_small
-mobilenetv4_hybrid_medium efficientnet_lite0 efficientnet_b0 efficientnetv2_rw_t tf_efficientnet_b0 fbnetc_100
-mnasnet_100 semnasnet_100 spnasnet_100 tinynet_e lcnet_050 mixnet_s hardcorenas_a rexnet_100 ghostnet_100
-ghostnetv2_100 hrnet_w18_small dla34 dla46_c cspresnet50 cspdarknet53 darknet53 vgg11_bn densenet121 inception_v3
-inception_v4 inception_resnet_v2 xception41 legacy_xception nfnet_l0 dm_nfnet_f0 eca_nfnet_l0 repvgg_a0 regnetx_002
-regnety_004 regnetz_b16 convnext_atto convnextv2_atto fastvit_t8 mobileone_s0 selecsls42b vovnet39a ese_vovnet19b_dw
-hgnet_tiny pplcnet_x0_5 edgenext_xx_small efficientformerv2_s0 inception_next_atto repghostnet_050 starnet_s1
-""".split()  # noqa: SIM905
 SIZES = {"inception": 128, "xception": 96, "vit_b_16": 224, "swin_t": 224, "maxvit_t": 224, "alexnet": 96}
 
 
@@ -184,7 +187,7 @@ def rows(specs: list[str]) -> Iterator[dict[str, str]]:
 
 def main() -> None:
     target, *only = sys.argv[1:]
-    specs = only or [*TORCHVISION, *(f"timm:{name}" for name in TIMM)]
+    specs = only or NETWORKS
     columns = ["network", "convolutions", "result", "layers cut", "filters gone", "parameters", "error", "seconds"]
     columns.append("why the rest stays")
     head = ["# What can be pruned", "", (__doc__ or "").split("\n\n")[2].replace("\n", " "), ""]

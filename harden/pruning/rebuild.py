@@ -7,6 +7,7 @@ change, so torch-pruning is not needed, and nothing is unpickled.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +76,7 @@ def rebuild(fresh: nn.Module, record: Mapping[str, Any], state: Mapping[str, Ten
     for name, module in fresh.named_modules():
         _resize(name, module, record.get("kept", {}).get(name, {}), state)
     try:
-        fresh.load_state_dict(dict(state), strict=True)
+        fresh.load_state_dict(_with_versions(state, fresh), strict=True)
     except RuntimeError as error:
         raise Mismatch(
             f"The record's weights do not fit the architecture that was given: {error}",
@@ -84,11 +85,18 @@ def rebuild(fresh: nn.Module, record: Mapping[str, Any], state: Mapping[str, Ten
     return fresh.eval()
 
 
+def _with_versions(state: Mapping[str, Tensor], fresh: nn.Module) -> OrderedDict[str, Tensor]:
+    """The state with the versions of the fresh module's layers: some refuse weights of an unknown version."""
+    ordered = OrderedDict(state)
+    vars(ordered)["_metadata"] = getattr(fresh.state_dict(), "_metadata", {})
+    return ordered
+
+
 def _check_kept(fresh: nn.Module, kept: Mapping[str, Mapping[str, list[int]]], state: Mapping[str, Tensor]) -> None:
     """What the record says is left must be what the weights have."""
     for name, ends in kept.items():
-        tensor = state.get(f"{name}.weight", state.get(name, state.get(f"{name}.running_mean")))
-        if tensor is None or f"{name}.weight" not in state:
+        tensor = state.get(f"{name}.weight")
+        if tensor is None:  # a bare parameter, or a layer without one
             continue
         module = dict(fresh.named_modules()).get(name)
         grouped = isinstance(module, nn.Conv2d) and module.groups > 1

@@ -1,0 +1,27 @@
+"""Networks as people deploy them: cut exactly, or refused with a reason, and never broken."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.architectures import measure
+
+NETWORKS = {
+    "resnet18": "exact",
+    "mobilenet_v2": "exact",
+    "squeezenet1_1": "exact",
+    "regnet_y_400mf": "exact",
+    "googlenet": "exact",
+    "densenet121": "exact",
+    "shufflenet_v2_x0_5": "refused",
+    "timm:convnext_atto": "refused",
+}
+
+
+@pytest.mark.parametrize("spec", NETWORKS)
+def test_cut_exactly_or_refused(spec: str) -> None:
+    if spec.startswith("timm:"):
+        pytest.importorskip("timm")
+    row = measure(spec, size=64 if spec == "squeezenet1_1" else 32, layers=3)
+    assert row["result"] == NETWORKS[spec], row
+    assert row["result"] == "exact" or row["why the rest stays"], row

@@ -1,0 +1,81 @@
+"""What a cut may cost, which filters are cheap, and statistics that are only renewed where it helps."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from harden.network import Classifier, units
+from harden.pruning import guard
+from harden.types import Rate, Splits
+from tests.planted import Planted
+from tests.pruning.nets import network, splits
+
+
+def test_the_guard_counts_what_closing_costs_and_opens_again(planted: Planted, planted_splits: Splits) -> None:
+    watch = guard.Guard(planted.model, planted_splits.choose, 0.01)
+    assert watch.before.value == 1.0
+    assert watch.drop([("conv1", 9), ("bn1", 9)]) == 0.0
+    colours = [(layer, i) for layer in ("conv1", "bn1") for i in (0, 1, 2)]
+    lost = watch.drop(colours)  # what is left is a guess
+    assert lost > 0.3
+    assert watch.accepts(0.01)
+    assert not watch.accepts(lost)
+    assert guard.accuracy(planted.model, planted_splits.choose) == watch.before
+
+
+def test_idle_filters_cost_least(planted: Planted, planted_splits: Splits) -> None:
+    row = guard.costs(planted.model, ["conv1"], planted_splits.tune)["conv1"]
+    assert float(row[:3].min()) > float(row[4:].max())
+
+
+def test_costs_are_the_mean_squares_of_each_images_gradient() -> None:
+    model, tune = network("plain"), splits().tune
+    unit = units(model)["middle.2.0"]
+    total = torch.zeros(unit.width, dtype=torch.float64)
+    for n in range(len(tune)):
+        gate = torch.ones(1, unit.width, 1, 1, requires_grad=True)
+        handle = model.network.get_submodule(unit.name).register_forward_hook(
+            lambda *called, gate=gate: called[2] * gate
+        )
+        loss = nn.functional.cross_entropy(model(tune.pixels[n : n + 1]), tune.labels[n : n + 1])
+        total += torch.autograd.grad(loss, gate)[0].flatten().double().square()
+        handle.remove()
+    found = guard.costs(model, [unit.name], tune, batch=3)[unit.name]
+    torch.testing.assert_close(found, total / (2 * len(tune)), rtol=1e-4, atol=1e-12)
+
+
+def shifted(planted: Planted) -> Classifier:
+    """Its first normalisation believes in statistics that are far from the truth."""
+    model = planted.model.copy()
+    norm = model.network.get_submodule("bn1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    norm.running_mean += 3 * norm.running_mean.abs() + 1
+    return model
+
+
+def test_wrong_statistics_are_renewed(planted: Planted, planted_splits: Splits) -> None:
+    model = shifted(planted)
+    before = guard.accuracy(planted.model, planted_splits.choose)
+    assert guard.accuracy(model, planted_splits.choose).hits < before.hits
+    assert guard.reestimate(model, planted_splits.tune, planted_splits.choose, before)
+    assert guard.accuracy(model, planted_splits.choose).value > 0.9
+    assert not any(module.training for module in model.modules())
+    assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_statistics_stay_where_accuracy_did_not_fall(planted: Planted, planted_splits: Splits) -> None:
+    model = shifted(planted)
+    saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert not guard.reestimate(model, planted_splits.tune, planted_splits.choose, Rate(0, 1))
+    assert all(torch.equal(buffer, saved[name]) for name, buffer in model.named_buffers())
+
+
+def test_statistics_that_do_not_help_are_put_back(planted: Planted, planted_splits: Splits) -> None:
+    model = planted.model
+    saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    images = planted_splits.choose
+    impossible = Rate(len(images) + 1, len(images))
+    assert not guard.reestimate(model, planted_splits.tune, images, impossible)
+    assert all(torch.equal(buffer, saved[name]) for name, buffer in model.named_buffers())
