@@ -58,8 +58,8 @@ def gradients(model: Classifier, wanted: Iterable[Tensor]) -> Iterator[None]:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
-        for parameter in wanted:
-            parameter.requires_grad_(True)
+        for tensor in wanted:
+            tensor.requires_grad_(True)
         yield
 
 

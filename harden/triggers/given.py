@@ -15,23 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from harden.decode import UnreadableError, read_picture
 from harden.errors import BadData, HardenError, UsageError
 from harden.network import Classifier, predict
 from harden.triggers.attacked import attacked
 from harden.types import ClassEvidence, Contract, Evidence, Images, Run, Splits, Trigger
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 Stamp = Callable[[Tensor], Tensor]
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True)
@@ -104,10 +99,7 @@ class _Twins:
 
     def _pixels(self, stem: str) -> Tensor:
         if stem not in self.read:
-            channels, height, width = self.contract.input_size
-            with _opened(self.files[stem]) as picture:
-                sized = _sized(picture.convert(MODES[channels]), height, width)
-            self.read[stem] = _tensor(sized)
+            self.read[stem] = _read(self.files[stem], self.contract.input_size[0], self.contract)
         return self.read[stem]
 
 
@@ -118,24 +110,18 @@ def from_picture(picture: Path, mask: Path | None, blend: float, target: int, co
             f"--blend {blend} says how much of the trigger covers the image; more than 0 and at most 1 was expected.",
             hint="1 covers, 0.2 shines through.",
         )
-    channels, height, width = contract.input_size
-    with _opened(picture) as opened:
-        _expect_size(opened, picture, height, width)
-        pattern = _tensor(opened.convert(MODES[channels]))
-        see_through = opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
-        own = _tensor(opened.convert("RGBA"))[3:] if see_through else None
-    cover = own
+    pattern = _read(picture, contract.input_size[0], contract, resize=False)
+    alpha = _read(picture, 4, contract, resize=False)[3:]
+    cover = None if bool((alpha == 1).all()) else alpha
     if mask is not None:
-        with _opened(mask) as opened:
-            _expect_size(opened, mask, height, width)
-            cover = _tensor(opened.convert("L"))
+        cover = _read(mask, 1, contract, resize=False)
     if cover is None:
         if blend == 1:
             raise UsageError(
                 f"{picture} covers the whole image, so nothing of the image would be left.",
                 hint="Give --mask PNG (white where the trigger is), a transparent picture, or --blend below 1.",
             )
-        cover = torch.ones(1, height, width)
+        cover = torch.ones_like(alpha)
     if not cover.any():
         raise BadData(
             f"The mask {mask or picture} is empty: the trigger would change nothing.",
@@ -235,33 +221,16 @@ def _module(file: Path) -> ModuleType:
     return module
 
 
-def _opened(path: Path) -> Image:
-    from PIL import Image, UnidentifiedImageError
-
+def _read(path: Path, channels: int, contract: Contract, *, resize: bool = True) -> Tensor:
+    """Pixels (C, H, W), read as the clean images are."""
+    _, height, width = contract.input_size
     try:
-        picture = Image.open(path)
-        picture.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        pixels, done = read_picture(path, (channels, height, width))
+    except UnreadableError as error:
+        raise BadData(f"{path} cannot be read as a picture: {error}", hint="A PNG is expected.") from None
+    if not resize and any(step.startswith("resized") for step in done):
         raise BadData(
-            f"{path} cannot be read as a picture: {error}", hint="A PNG of the network's input size."
-        ) from None
-    return picture
-
-
-def _expect_size(picture: Image, path: Path, height: int, width: int) -> None:
-    if picture.size != (width, height):
-        raise BadData(
-            f"{path} has {picture.width}x{picture.height} pixels; {width}x{height}, the network's input, was expected.",
+            f"{path} is not {width}x{height} pixels, which is the network's input.",
             hint="Put a smaller trigger at its place on a transparent picture of that size.",
         )
-
-
-def _sized(picture: Image, height: int, width: int) -> Image:
-    from PIL import Image
-
-    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _tensor(picture: Image) -> Tensor:
-    array = np.asarray(picture, dtype=np.float32) / 255
-    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels)
