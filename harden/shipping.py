@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from harden.measure import measure_file
 from harden.network import Classifier
@@ -52,7 +53,7 @@ def export_draft(
     )
     model = OnnxModel(file.path)
     inputs = prepared(images, contract, embed)
-    parity = measure_parity(_reference(healed, embed), model, inputs, images.names)
+    parity = measure_parity(reference(healed.module, embed), model, inputs, images.names)
     return Exported(
         opset=file.opset,
         files=(ShippedFile(ONNX, file.kind, file.sha256, file.bytes),),
@@ -89,13 +90,13 @@ def prepared(images: Images, contract: Contract, embed: Preprocessing | None) ->
     return np.ascontiguousarray(((pixels - mean) / std).numpy())
 
 
-def _reference(healed: Pruned, embed: Preprocessing | None) -> Any:
+def reference(module: nn.Module, embed: Preprocessing | None) -> Any:
     """The network as a function of the file's own inputs."""
     from copy import deepcopy
 
     from harden_export.onnx_file import with_preprocessing
 
-    network = deepcopy(healed.module).cpu().eval() if embed is None else with_preprocessing(healed.module, embed)
+    network = deepcopy(module).cpu().eval() if embed is None else with_preprocessing(module, embed)
 
     @torch.no_grad()
     def run(inputs: NDArray[Any]) -> NDArray[Any]:
