@@ -8,13 +8,15 @@ description; whatever is pickled among them is refused.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
+from harden.loading import pickled
 from harden.loading.allowed import ITEM_SIZE
-from harden.loading.archive import Archive
+from harden.loading.archive import Archive, open_archive
 from harden.loading.contents import Contents
 from harden.loading.opcodes import DamagedError, Storage, StoredTensor
-from harden.loading.rules import finding
+from harden.loading.rules import finding, is_unsafe
 from harden.loading.tensors import Shelf
 from harden.types import Finding
 
@@ -23,6 +25,8 @@ _DTYPES = {  # torch's ScalarType in the schema of torch.export
     12: "bool", 13: "bfloat16", 28: "uint16",
 }  # fmt: skip
 MAX_JSON = 64 * 2**20
+MAX_NESTED = 2**30
+_LIBRARIES = (".so", ".dll", ".dylib", ".o", ".cubin", ".py", ".pyc")
 
 
 def looks_like(archive: Archive) -> bool:
@@ -53,10 +57,30 @@ def read(archive: Archive) -> Contents:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             findings.append(finding("json-header", f"{name[:120]!r}: {str(error)[:120]}", name[:120]))
 
+    findings += _pickles(archive)
+
     def fetch(storage: Storage) -> memoryview:
         return memoryview(archive.read(storage.key))
 
     return Contents("torch-export", about, tuple(findings[:50]), tree, Shelf(fetch))
+
+
+def _pickles(archive: Archive) -> list[Finding]:
+    """Sample inputs and constants are pickled; they are judged, though nobody here opens them."""
+    findings = []
+    for name in archive.members:
+        if name.startswith("data/") and name.endswith((".pt", ".pkl")):
+            inner = open_archive(archive.read(name), MAX_NESTED)
+            found = inner.findings
+            if not any(is_unsafe(f) for f in found):
+                found = pickled.read_archive(inner, script=False).findings
+            findings += [replace(f, location=f"{name}: {f.location}") for f in found]
+        elif name.startswith("data/constants/") and name.endswith("_config.json"):
+            if b'"use_pickle": true' in archive.read(name) or b'"use_pickle":true' in archive.read(name):
+                findings.append(finding("pickle-global", "a constant is pickled", name))
+        elif name.endswith(_LIBRARIES):
+            findings.append(finding("zip-member", f"the member {name[:120]!r} is compiled code", name[:120]))
+    return findings
 
 
 def _stored(archive: Archive, entry: dict[str, Any]) -> StoredTensor:

@@ -47,11 +47,12 @@ def _table() -> dict[str, list[str]]:
 
 
 TIMM_FAMILIES = (
-    "resnet", "resnext", "wide_resnet", "seresnet", "seresnext", "ecaresnet", "mobilenet", "efficientnet", "tf_efficientnet",
-    "repvgg", "regnet", "densenet", "convnext", "ghostnet", "hrnet", "res2net", "res2next", "csp", "darknet", "dla", "vgg",
-    "inception", "xception", "nfnet", "dm_nfnet", "eca_nfnet", "mnasnet", "semnasnet", "fbnet", "spnasnet", "lcnet",
-    "tinynet", "rexnet", "selecsls", "skresnet", "dpn", "resnest", "fastvit", "mobileone", "edgenext", "vovnet", "ese_vovnet",
-    "vit_tiny", "vit_small", "vit_base", "deit", "swin_", "mixnet", "hardcorenas", "legacy_", "resnetv2", "starnet",
+    "resnet", "resnext", "wide_resnet", "seresnet", "seresnext", "ecaresnet", "mobilenet", "efficientnet",
+    "tf_efficientnet", "repvgg", "regnet", "densenet", "convnext", "ghostnet", "hrnet", "res2net", "res2next",
+    "csp", "darknet", "dla", "vgg", "inception", "xception", "nfnet", "dm_nfnet", "eca_nfnet", "mnasnet",
+    "semnasnet", "fbnet", "spnasnet", "lcnet", "tinynet", "rexnet", "selecsls", "skresnet", "dpn", "resnest",
+    "fastvit", "mobileone", "edgenext", "vovnet", "ese_vovnet", "vit_tiny", "vit_small", "vit_base", "deit",
+    "swin_", "mixnet", "hardcorenas", "legacy_", "resnetv2", "starnet",
 )  # fmt: skip
 
 

@@ -108,6 +108,8 @@ class _Builder:
 
     def record(self, record: Record, depth: int) -> Any:
         kind = record.kind
+        if kind == "timm.layers.format.Format":  # an enumeration, so its text is checked by looking it up
+            return named(kind)(*self.value(record.arguments, depth))
         if allowed.is_layer(kind):
             cls = layer_class(kind)
             module = cls.__new__(cls)
@@ -118,8 +120,6 @@ class _Builder:
             module.__setstate__(state)
             return module
         arguments = self.value(record.arguments, depth)
-        if kind == "timm.layers.format.Format":
-            return named(kind)(*arguments)
         if kind == "functools.partial":
             function, given, keywords, _ = self.value(record.state, depth)
             return partial(function, *given, **(keywords or {}))

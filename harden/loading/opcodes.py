@@ -264,6 +264,8 @@ class _Machine:
             rest_is_plain = arguments[1:] == (Global("builtins.object", True), None) or arguments[1:] == (
                 Global("__builtin__.object", True), None)  # fmt: skip
             return self.create(arguments[0] if arguments else None, () if rest_is_plain else arguments[1:])
+        if name == "builtins.bytearray" and not (arguments and isinstance(arguments[0], bytes | str)):
+            self.note("pickle-size", "makes an array of bytes without bringing them")
         if name in allowed.RECORDS or name in allowed.PARTS_OF_MODULES or name in allowed.SCRIPT_HELPERS:
             return Record(name, arguments)
         self.note("pickle-call", f"calls {name}, which a checkpoint only ever mentions")

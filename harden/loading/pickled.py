@@ -32,11 +32,14 @@ def read_archive(archive: Archive, *, script: bool) -> Contents:
         info = archive.members.get(f"data/{storage.key}")
         expected = storage.count * ITEM_SIZE[storage.dtype]
         if info is None:
+            if findings:  # being broken as well hides nothing
+                break
             raise DamagedError(f"storage {storage.key[:40]!r} is missing")
         if info.file_size != expected:
             message = f"storage {storage.key[:40]!r} has {info.file_size} bytes and claims {expected}"
             findings.append(finding("pickle-size", message, f"data/{storage.key[:40]}"))
     if script:
+        findings += _other_pickles(archive)
         findings.append(finding("code-torchscript", "TorchScript is a program; only its weights are read"))
     order = archive.read("byteorder").strip() if "byteorder" in archive.members else b"little"
 
@@ -53,14 +56,31 @@ def read_archive(archive: Archive, *, script: bool) -> Contents:
 
 
 def read_legacy(data: bytes) -> Contents:
-    """torch.save before 1.6: magic number, protocol, system, object, keys, then the storages one after the other."""
-    readings = [opcodes.read(data, where="legacy header")]
-    while len(readings) < 5:
-        readings.append(opcodes.read(data, readings[-1].end, where=f"legacy pickle {len(readings)}"))
-    magic, protocol, _system, body, keys = readings
+    """The format of torch.save before 1.6: magic number, protocol, system, object, keys, and then the storages."""
+    about = "a checkpoint of torch.save in its old format"
+    readings: list[Reading] = []
+    try:
+        while len(readings) < 5:
+            start = readings[-1].end if readings else 0
+            readings.append(opcodes.read(data, start, where=f"legacy pickle {len(readings)}"))
+        magic, protocol, _system, body, keys = readings
+        if magic.value != LEGACY_MAGIC or protocol.value != LEGACY_PROTOCOL:
+            raise DamagedError("the legacy header does not fit")
+        spans, end = _spans(data, body, keys)
+    except DamagedError:
+        findings = [f for reading in readings for f in reading.findings]
+        if not findings:  # being broken as well hides nothing
+            raise
+        return Contents("torch-legacy", about, tuple(findings))
     findings = [f for reading in readings for f in reading.findings]
-    if magic.value != LEGACY_MAGIC or protocol.value != LEGACY_PROTOCOL:
-        raise DamagedError("the legacy header does not fit")
+    if end != len(data):
+        findings.append(finding("pickle-malformed", f"{len(data) - end} bytes follow the checkpoint's end"))
+    shelf = Shelf(lambda storage: spans[storage.key])
+    return Contents("torch-legacy", about, tuple(findings), body.value, shelf)
+
+
+def _spans(data: bytes, body: Reading, keys: Reading) -> tuple[dict[str, memoryview], int]:
+    """Where each storage lies, and where the last one ends."""
     spans: dict[str, memoryview] = {}
     position = keys.end
     view = memoryview(data)
@@ -76,10 +96,7 @@ def read_legacy(data: bytes) -> Contents:
         position += 8 + length
     if set(body.storages) - set(spans):
         raise DamagedError("storages are missing")
-    if position != len(data):
-        findings.append(finding("pickle-malformed", f"{len(data) - position} bytes follow the checkpoint's end"))
-    shelf = Shelf(lambda storage: spans[storage.key])
-    return Contents("torch-legacy", "a checkpoint of torch.save in its old format", tuple(findings), body.value, shelf)
+    return spans, position
 
 
 def read_plain(data: bytes) -> Contents:
@@ -101,6 +118,15 @@ def _trailing(reading: Reading, length: int) -> list[Finding]:
     if reading.end == length:
         return []
     return [finding("pickle-malformed", f"{length - reading.end} bytes follow the pickle's end")]
+
+
+def _other_pickles(archive: Archive) -> list[Finding]:
+    """The pickles that a TorchScript program keeps beside its own: not read here, but by whoever runs it."""
+    findings = []
+    for name in archive.members:
+        if name != "data.pkl" and name.endswith((".pkl", ".debug_pkl")):
+            findings += opcodes.read(archive.read(name), where=name, script=True).findings
+    return findings
 
 
 def _foreign_members(archive: Archive, script: bool) -> list[Finding]:
