@@ -11,7 +11,7 @@ import math
 import sys
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from harden.measure import measure
 from harden.methods import METHODS
 from harden.network import Classifier, classifier
 from harden.pruning.surgery import operate
-from harden.types import Cost, Evidence, Images, Method, Run, Splits, Suspect, Trigger
+from harden.triggers.given import Given
+from harden.types import Cost, Images, Method, Run, Splits, Suspect, Trigger
 
 FRACTIONS = (0.7, 0.25, 0.05)
 """Of the drawn images for tune, choose and verify."""
@@ -95,20 +96,9 @@ def method_of(cell: Cell, trigger: Trigger | None) -> Method:
     """The method that the cell names, with its settings, and the true trigger where it asks for that."""
     spec = parse(cell.method, METHODS)
     method = METHODS[spec.name](**spec.settings)
-    if spec.given and trigger is not None:
-        method = replace(method, recover=Told(trigger))
+    if spec.given:
+        method = replace(method, recover=Given((trigger,) if trigger else ()))
     return method
-
-
-@dataclass(frozen=True, eq=False)
-class Told:
-    """A recoverer that was told: what `:given` puts in place of the method's own."""
-
-    trigger: Trigger
-
-    def __call__(self, model: Classifier, splits: Splits, run: Run) -> Evidence:  # noqa: ARG002
-        targets = () if self.trigger.target is None else (self.trigger.target,)
-        return Evidence("backdoored", targets, (), (self.trigger,), "the true trigger was given")
 
 
 def numbers(model: Classifier, test: Images, trigger: Trigger | None) -> Numbers:

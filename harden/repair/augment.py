@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harden.network import Classifier, predict
+from harden.types import Images
+
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -34,3 +37,22 @@ class CropAndFlip:
             mirrored = (torch.rand(n, generator=generator) < 0.5).to(pixels.device)
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
         return pixels
+
+
+def tolerated(model: Classifier, images: Images, wanted: CropAndFlip, seed: int, max_drop: float = 0.03) -> CropAndFlip:
+    """As much of an augmentation as the network itself already takes for the same picture.
+
+    Nobody has to say whether a mirrored image keeps its class: a network that was trained on mirrored images still
+    knows them, and one that was not should not be taught them now.
+    """
+    plain = int((predict(model, images).argmax(1) == images.labels).sum())
+
+    def taken(augment: CropAndFlip) -> bool:
+        pixels = augment(images.pixels, torch.Generator().manual_seed(seed))
+        right = int((predict(model, pixels).argmax(1) == images.labels).sum())
+        return plain - right <= max_drop * len(images)
+
+    padding = wanted.padding
+    while padding and not taken(CropAndFlip(padding, flip=False)):
+        padding -= 1
+    return CropAndFlip(padding, flip=wanted.flip and taken(CropAndFlip(0, flip=True)))
