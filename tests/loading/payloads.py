@@ -69,39 +69,104 @@ def callables(canary: str) -> dict[str, bytes]:
     """One call each of what can run code, write files, open connections or load further pickles."""
     shell, code = text(f"touch {canary}"), text(f"open({canary!r}, 'w').close()")
     plain = {
-        "os.system": shell, "posix.system": shell, "nt.system": shell, "os.popen": shell, "subprocess.getoutput": shell,
-        "subprocess.Popen": text("touch") , "subprocess.check_output": shell, "commands.getoutput": shell,
-        "builtins.exec": code, "builtins.eval": code, "__builtin__.eval": code, "builtins.compile": code,
-        "builtins.open": text(canary) + text("w"), "io.open": text(canary) + text("w"), "builtins.__import__": text("this"),
-        "builtins.getattr": text("a") + text("b"), "builtins.breakpoint": b"", "builtins.bytearray": number(10**13),
-        "runpy.run_path": text("/nowhere.py"), "runpy._run_code": code, "timeit.timeit": code, "timeit.main": b"",
-        "trace.Trace.run": code, "cProfile.run": code, "profile.run": code, "pdb.run": code, "bdb.Bdb.run": code,
-        "doctest.debug_script": code, "code.InteractiveInterpreter.runcode": code, "pty.spawn": shell,
-        "asyncio.unix_events._UnixSubprocessTransport._start": shell, "importlib.import_module": text("this"),
-        "pydoc.locate": text("os.system"), "pydoc.pipepager": shell, "pkgutil.resolve_name": text("os:system"),
-        "operator.attrgetter": text("system"), "operator.methodcaller": text("system"), "functools.reduce": shell,
-        "logging.config._resolve": text("os.system"), "idlelib.pyshell.ModifiedInterpreter.runcommand": code,
-        "lib2to3.pgen2.grammar.Grammar.loads": code, "pip.main": text("install"), "ensurepip._run_pip": shell,
-        "ctypes.CDLL": text(canary), "ctypes.cdll.LoadLibrary": text(canary), "webbrowser.open": text("http://x"),
-        "socket.create_connection": text("x"), "urllib.request.urlopen": text("http://x"), "shutil.rmtree": text(canary),
-        "shutil.copyfile": text("/etc/passwd") + text(canary), "tempfile.mktemp": b"", "pathlib.Path.write_text": code,
-        "pickle.loads": text("x"), "_pickle.loads": text("x"), "marshal.loads": text("x"), "shelve.open": text(canary),
-        "types.FunctionType": code, "types.CodeType": code, "codeop.compile_command": code, "site.main": b"",
-        "torch.load": text(canary), "torch.jit.load": text(canary), "torch.hub.load": text("a/b") + text("c"),
-        "torch.storage._load_from_bytes": text("x"), "torch.serialization.load": text(canary),
-        "torch.utils._config_module.load_config": text("x"), "torch.fx.graph_module.reduce_graph_module": code,
-        "torch._inductor.codecache.compile_file": shell, "torch.utils.bottleneck.__main__.run_cprofile": code,
-        "torch.utils.data.datapipes.utils.decoder.basichandlers": text("pickle"), "torch.package.PackageImporter": text("x"),
-        "torch.distributed.rpc.internal._internal_rpc_pickler": b"", "torch._dynamo.guards.GuardBuilder.get": code,
-        "numpy.load": text(canary), "numpy.testing._private.utils.runstring": code + b"}", "numpy.f2py.crackfortran.getlincoef": code,
-        "numpy.f2py.crackfortran.myeval": code, "joblib.load": text(canary), "dill.loads": text("x"),
-        "cloudpickle.loads": text("x"), "pandas.read_pickle": text(canary), "setuptools.sandbox.run_setup": shell,
-        "distutils.spawn.spawn": shell, "platform.popen": shell, "imaplib.IMAP4_stream": shell, "venv.create": text(canary),
-        "uuid._get_command_stdout": shell, "ssl.get_server_certificate": text("x"), "smtplib.SMTP": text("x"),
-        "torch.nn.modules.module.os.system": shell, "torchvision.models.resnet.torch.load": text(canary),
-        "timm.models._hub.load_state_dict_from_hf": text("x"), "torchvision.datasets.utils.download_url": text("http://x"),
-        "collections.OrderedDict.__class__": text("x"), "builtins.type": text("X"), "builtins.vars": b"", "gc.get_objects": b"",
-    }  # fmt: skip
+        "os.system": shell,
+        "posix.system": shell,
+        "nt.system": shell,
+        "os.popen": shell,
+        "subprocess.getoutput": shell,
+        "subprocess.Popen": text("touch"),
+        "subprocess.check_output": shell,
+        "commands.getoutput": shell,
+        "builtins.exec": code,
+        "builtins.eval": code,
+        "__builtin__.eval": code,
+        "builtins.compile": code,
+        "builtins.open": text(canary) + text("w"),
+        "io.open": text(canary) + text("w"),
+        "builtins.__import__": text("this"),
+        "builtins.getattr": text("a") + text("b"),
+        "builtins.breakpoint": b"",
+        "builtins.bytearray": number(10**13),
+        "runpy.run_path": text("/nowhere.py"),
+        "runpy._run_code": code,
+        "timeit.timeit": code,
+        "timeit.main": b"",
+        "trace.Trace.run": code,
+        "cProfile.run": code,
+        "profile.run": code,
+        "pdb.run": code,
+        "bdb.Bdb.run": code,
+        "doctest.debug_script": code,
+        "code.InteractiveInterpreter.runcode": code,
+        "pty.spawn": shell,
+        "asyncio.unix_events._UnixSubprocessTransport._start": shell,
+        "importlib.import_module": text("this"),
+        "pydoc.locate": text("os.system"),
+        "pydoc.pipepager": shell,
+        "pkgutil.resolve_name": text("os:system"),
+        "operator.attrgetter": text("system"),
+        "operator.methodcaller": text("system"),
+        "functools.reduce": shell,
+        "logging.config._resolve": text("os.system"),
+        "idlelib.pyshell.ModifiedInterpreter.runcommand": code,
+        "lib2to3.pgen2.grammar.Grammar.loads": code,
+        "pip.main": text("install"),
+        "ensurepip._run_pip": shell,
+        "ctypes.CDLL": text(canary),
+        "ctypes.cdll.LoadLibrary": text(canary),
+        "webbrowser.open": text("http://x"),
+        "socket.create_connection": text("x"),
+        "urllib.request.urlopen": text("http://x"),
+        "shutil.rmtree": text(canary),
+        "shutil.copyfile": text("/etc/passwd") + text(canary),
+        "tempfile.mktemp": b"",
+        "pathlib.Path.write_text": code,
+        "pickle.loads": text("x"),
+        "_pickle.loads": text("x"),
+        "marshal.loads": text("x"),
+        "shelve.open": text(canary),
+        "types.FunctionType": code,
+        "types.CodeType": code,
+        "codeop.compile_command": code,
+        "site.main": b"",
+        "torch.load": text(canary),
+        "torch.jit.load": text(canary),
+        "torch.hub.load": text("a/b") + text("c"),
+        "torch.storage._load_from_bytes": text("x"),
+        "torch.serialization.load": text(canary),
+        "torch.utils._config_module.load_config": text("x"),
+        "torch.fx.graph_module.reduce_graph_module": code,
+        "torch._inductor.codecache.compile_file": shell,
+        "torch.utils.bottleneck.__main__.run_cprofile": code,
+        "torch.utils.data.datapipes.utils.decoder.basichandlers": text("pickle"),
+        "torch.package.PackageImporter": text("x"),
+        "torch.distributed.rpc.internal._internal_rpc_pickler": b"",
+        "torch._dynamo.guards.GuardBuilder.get": code,
+        "numpy.load": text(canary),
+        "numpy.testing._private.utils.runstring": code + b"}",
+        "numpy.f2py.crackfortran.getlincoef": code,
+        "numpy.f2py.crackfortran.myeval": code,
+        "joblib.load": text(canary),
+        "dill.loads": text("x"),
+        "cloudpickle.loads": text("x"),
+        "pandas.read_pickle": text(canary),
+        "setuptools.sandbox.run_setup": shell,
+        "distutils.spawn.spawn": shell,
+        "platform.popen": shell,
+        "imaplib.IMAP4_stream": shell,
+        "venv.create": text(canary),
+        "uuid._get_command_stdout": shell,
+        "ssl.get_server_certificate": text("x"),
+        "smtplib.SMTP": text("x"),
+        "torch.nn.modules.module.os.system": shell,
+        "torchvision.models.resnet.torch.load": text(canary),
+        "timm.models._hub.load_state_dict_from_hf": text("x"),
+        "torchvision.datasets.utils.download_url": text("http://x"),
+        "collections.OrderedDict.__class__": text("x"),
+        "builtins.type": text("X"),
+        "builtins.vars": b"",
+        "gc.get_objects": b"",
+    }
     return {name: pickle(call(*name.rsplit(".", 1), arguments)) for name, arguments in plain.items()}
 
 
@@ -116,7 +181,9 @@ def stack_games(canary: str) -> dict[str, bytes]:
         "stack global": pickle(run),
         "short strings": pickle(short + b"(" + shell + b"tR"),
         "name from the memo": pickle(text("system") + b"q\x010" + text("posix") + b"h\x01\x93(" + shell + b"tR"),
-        "name memoized twice": pickle(text("os") + b"\x940" + text("posix") + b"q\x00h\x00" + text("system") + b"\x93)R"),
+        "name memoized twice": pickle(
+            text("os") + b"\x940" + text("posix") + b"q\x00h\x00" + text("system") + b"\x93)R"
+        ),
         "inst": pickle(b"(" + shell + b"iposix\nsystem\n"),
         "obj": pickle(b"(cposix\nsystem\n" + shell + b"o"),
         "newobj": pickle(b"cposix\nsystem\n(" + shell + b"t\x81"),
@@ -132,18 +199,24 @@ def stack_games(canary: str) -> dict[str, bytes]:
         "broken with junk": b"\x80\x02" + run + b"\xff\xff\xff",
         "after the end": pickle(clean) + pickle(run),
         "unknown persistent id": pickle(b"(" + text("module") + named + text("x") + text("y") + b"tQ)R"),
-        "called container": pickle(b"c__builtin__\ngetattr\n(cposix\nsystem\n" + text("__call__") + b"tR(" + shell + b"tR"),
+        "called container": pickle(
+            b"c__builtin__\ngetattr\n(cposix\nsystem\n" + text("__call__") + b"tR(" + shell + b"tR"
+        ),
         "partial called": pickle(b"cfunctools\npartial\n(cposix\nsystem\n" + shell + b"tR)R"),
         "layer called": pickle(call("torch.nn.modules.linear", "Linear", number(10**9), number(10**9))),
         "layer made with arguments": pickle(b"ctorch.nn.modules.linear\nLinear\n(" + number(10**9) + b"t\x81"),
-        "reconstructor of a foreign class": pickle(b"ccopyreg\n_reconstructor\n(csubprocess\nPopen\nc__builtin__\nobject\nNtR"),
+        "reconstructor of a foreign class": pickle(
+            b"ccopyreg\n_reconstructor\n(csubprocess\nPopen\nc__builtin__\nobject\nNtR"
+        ),
         "protocol 0": f"cposix\nsystem\n(S'touch {canary}'\ntR.".encode(),
         "protocol 0, mark first": f"(S'touch {canary}'\niposix\nsystem\n.".encode(),
         "name with a line break": pickle(text("posix") + text("system\n") + b"\x93)R"),
         "dotted name": pickle(text("torch.nn.modules.module") + text("warnings.sys.modules") + b"\x93)R"),
-        "hooked tensor": pickle(b"ctorch._tensor\n_rebuild_from_type_v2\n(cposix\nsystem\nctorch\nTensor\n(" + shell + b"t}tR"),
+        "hooked tensor": pickle(
+            b"ctorch._tensor\n_rebuild_from_type_v2\n(cposix\nsystem\nctorch\nTensor\n(" + shell + b"t}tR"
+        ),
         "defaultdict with a factory": pickle(b"ccollections\ndefaultdict\n(cposix\nsystem\ntR"),
-    }  # fmt: skip
+    }
 
 
 def memory(canary: str) -> dict[str, bytes]:
@@ -152,12 +225,15 @@ def memory(canary: str) -> dict[str, bytes]:
     huge, wide = number(2**40) + b"\x85", b"K\x00\x85"
     return {
         "tensor beyond its storage": archive(state_dict(made=tensor(size=huge)), {"m/data/0": b"\0" * 16}),
-        "tensor repeated by stride 0": archive(state_dict(made=tensor(size=huge, stride=wide)), {"m/data/0": b"\0" * 16}),
+        "tensor repeated by stride 0": archive(
+            state_dict(made=tensor(size=huge, stride=wide)), {"m/data/0": b"\0" * 16}
+        ),
         "storage larger than its member": archive(state_dict(made=tensor(count=2**40)), {"m/data/0": b"\0" * 16}),
         "storage smaller than its member": archive(state_dict(), {"m/data/0": b"\0" * 4096}),
-        "one storage, two sizes": archive(pickle(b"}(" + text("a.b") + tensor() + text("a.c") + tensor(count=8) + b"u"),
-                                          {"m/data/0": b"\0" * 16}),
-    }  # fmt: skip
+        "one storage, two sizes": archive(
+            pickle(b"}(" + text("a.b") + tensor() + text("a.c") + tensor(count=8) + b"u"), {"m/data/0": b"\0" * 16}
+        ),
+    }
 
 
 def archives(canary: str) -> dict[str, bytes]:
@@ -203,7 +279,7 @@ def archives(canary: str) -> dict[str, bytes]:
         "export with a library": exported({"m/data/aotinductor/model/x.so": b"\x7fELF"}),
         "export reaching beyond": exported({}, size=2**40),
         "export leaving its folder": exported({}, path="../../../etc/passwd"),
-    }  # fmt: skip
+    }
 
 
 def exported(extra: dict[str, bytes], *, use_pickle: bool = False, size: int = 4, path: str = "weight_0") -> bytes:
