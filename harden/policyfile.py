@@ -8,7 +8,7 @@ from harden.policy import Policy, policy_table
 MEANING = {
     "max_accuracy_drop": "share of the verify images that may be lost",
     "max_class_accuracy_drop": "the same for the worst class; with 20 images a class, one image is 0.05",
-    "attack_success_by": '"upper": the end of the 95 % interval is held against the bound; "observed": the share itself',
+    "attack_success_by": '"upper": the end of the 95 % interval is held against the bound; "observed": the share',
     "min_images": "on fewer verify images nothing is decided",
     "max_parity_error": "difference between the ONNX file and the network, as a share of the largest logit",
     "max_finding_severity": "info, low, medium, high or critical: a worse finding about the model file fails",

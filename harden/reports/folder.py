@@ -7,7 +7,10 @@ from pathlib import Path
 from harden.outcome import Report
 from harden.plan import Plan, plan_text
 from harden.reports import records
+from harden.reports.html import html
+from harden.reports.junit import junit
 from harden.reports.markdown import markdown
+from harden.reports.sarif import sarif_text
 
 PLAN = "plan.toml"
 
@@ -18,7 +21,10 @@ def write_reports(report: Report, plan: Plan, folder: Path, final: Path) -> None
     parts = {key: value for key, value in settings.items() if key != "name"}
     texts = {
         records.REPORT: records.dumps(report),
+        "report.html": html(report, folder),
         "report.md": markdown(report),
+        "results.sarif": sarif_text(report),
+        "junit.xml": junit(report),
         PLAN: plan_text(plan, final, parts),
     }
     for name, text in texts.items():

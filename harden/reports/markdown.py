@@ -45,12 +45,12 @@ def markdown(report: Report) -> str:
 
 def _details(report: Report) -> list[str]:
     checks = [
-        (f"{SIGNS[words.mark(c)]} {words.mark(c)}", c.name, _short(c.observed), _short(c.bound), c.why)
+        (f"{SIGNS[words.mark(c)]} {words.mark(c)}", c.name, short(c.observed), short(c.bound), c.why)
         for c in report.verdict.checks
     ]
     lines = fold("Checks", table(("", "check", "observed", "bound", "why"), checks))
     scan = [
-        (report.contract.classes[e.label] if e.label >= 0 else "any", _short(e.score), _short(e.threshold), e.method)
+        (report.contract.classes[e.label] if e.label >= 0 else "any", short(e.score), short(e.threshold), e.method)
         for e in report.scan.evidence
     ]
     if scan:
@@ -69,7 +69,8 @@ def _details(report: Report) -> list[str]:
     return lines + fold("Seeds, versions, time", table(("what", ""), about))
 
 
-def _short(value: float | None) -> str:
+def short(value: float | None) -> str:
+    """A number for a cell; nothing where there is none."""
     return "" if value is None else f"{value:.4g}"
 
 

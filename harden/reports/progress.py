@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import TaskID as RichTask
 
-from harden.types import Silent, Task
 from harden.types import Progress as Sink
+from harden.types import Silent, Task
 
 
 class _Line:
