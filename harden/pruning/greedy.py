@@ -46,11 +46,11 @@ class Greedy:
         if evidence.status != "backdoored" or not evidence.triggers:
             return Proposal((), stopped_because="no backdoor was found, so there is nothing to unlearn")
         tune = attacked(evidence.triggers, splits.tune).images
-        lookout = _Lookout(splits.choose, attacked(evidence.triggers, splits.choose))
+        lookout = Lookout(splits.choose, attacked(evidence.triggers, splits.choose))
         if not len(tune) or not len(lookout.attacked.images):
             return Proposal((), stopped_because="the trigger could be put on none of the images")
         copy, parts = folded(model, splits.tune)
-        alive = _open(copy, parts)
+        alive = openings(copy, parts)
         start = lookout(copy)
         rounds: list[Round] = []
         lowest, best = start.unlearning_loss, 0
@@ -85,7 +85,7 @@ class Greedy:
         return "the time budget is spent" if time.monotonic() > run.deadline else ""
 
 
-class _Lookout:
+class Lookout:
     """What the images for choosing say about a network, all from one pass."""
 
     def __init__(self, clean: Images, attacked: Attacked) -> None:
@@ -121,7 +121,7 @@ def highest(scores: Scores, alive: Mapping[str, Tensor]) -> tuple[Filter, float]
     return found
 
 
-def _open(model: Classifier, parts: Mapping[str, Unit]) -> dict[str, Tensor]:
+def openings(model: Classifier, parts: Mapping[str, Unit]) -> dict[str, Tensor]:
     """Which filters can be closed: not those that are closed already, and not logits that a convolution makes."""
     alive = {}
     for name, unit in parts.items():

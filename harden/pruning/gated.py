@@ -1,0 +1,120 @@
+"""The default search for guilty filters: a cheap guess at what each cut is worth, then a look at the best few.
+
+    L_u, L_c    cross-entropy with true labels, on triggered and on clean images
+    guess_i   = dL_u/dm_i - w max(-dL_c/dm_i, 0)     first-order worth of closing filter i   (scoring/gate.py)
+    J         = L_u + w L_c                          what a cut is really worth is how far J falls
+
+Each round evaluates the `candidates` best guesses with the filter closed, and closes the one with the lowest J, if J
+falls by `least` of itself and accuracy on the split made for choosing holds. A score without the clean term cuts the
+stem first; a guess that nobody checks is wrong as often as right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from harden.network import Classifier, Unit, as_logits, close, closed, predict
+from harden.pruning.greedy import Lookout, openings
+from harden.scoring.folded import folded
+from harden.scoring.gate import Gate
+from harden.scoring.gradient import Scores, batch_for
+from harden.triggers.attacked import attacked
+from harden.types import Evidence, Filter, Images, Proposal, Round, Run, Splits
+
+
+@dataclass(frozen=True)
+class GateSearch:
+    """One filter a round, by what closing it is seen to gain."""
+
+    scorer: Gate = field(default_factory=Gate)
+    candidates: int = 8
+    """Best guesses that are tried in each round."""
+    images: int = 192
+    """Clean images that a round is judged on."""
+    least: float = 0.05
+    """Share of J that a cut has to win."""
+    max_accuracy_drop: float = 0.02
+    """Absolute, on the split made for choosing, of all cuts together."""
+    max_rounds: int = 8
+
+    def __call__(self, model: Classifier, splits: Splits, evidence: Evidence, run: Run) -> Proposal:
+        if evidence.status != "backdoored" or not evidence.triggers:
+            return Proposal((), stopped_because="no backdoor was found, so there is nothing to remove")
+        order = torch.randperm(len(splits.tune), generator=torch.Generator().manual_seed(run.seed))
+        clean = splits.tune.take(order[: self.images])
+        twins = attacked(evidence.triggers, clean).images
+        twins = twins.take(torch.randperm(len(twins), generator=torch.Generator().manual_seed(run.seed))[: self.images])
+        copy, parts = folded(model, splits.tune)
+        alive = openings(copy, parts)
+        lookout = Lookout(splits.choose, attacked(evidence.triggers, splits.choose))
+        start = lookout(copy)
+        now = self._worth(copy, clean, twins)
+        rounds: list[Round] = []
+        because = f"{self.max_rounds} rounds done"
+        with run.progress.task("looking for guilty filters", self.max_rounds) as task:
+            while len(rounds) < self.max_rounds:
+                if time.monotonic() > run.deadline:
+                    because = "the time budget is spent"
+                    break
+                guesses = top(self.scorer(copy, parts, clean, twins), alive, self.candidates)
+                tried = sorted((self._try(copy, parts, f, clean, twins), f) for f in guesses)
+                chosen = self._first_bearable(copy, parts, tried, now, start, lookout, len(rounds) + 1)
+                if chosen is None:
+                    because = f"no cut wins {self.least:.0%} of the loss and keeps the accuracy"
+                    break
+                now, seen = chosen
+                close(parts, seen.closed)
+                for layer, index in seen.closed:
+                    alive[layer][index] = False
+                rounds.append(seen)
+                task.advance(1, f"{seen.closed[0]}, accuracy {seen.accuracy}, attack success {seen.attack_success}")
+        return Proposal(tuple(f for r in rounds for f in r.closed), tuple(rounds), because)
+
+    def _worth(self, model: Classifier, clean: Images, twins: Images) -> float:
+        """J."""
+        return _loss(model, twins) + self.scorer.weight * _loss(model, clean)
+
+    def _try(self, model: Classifier, parts: dict[str, Unit], filter: Filter, clean: Images, twins: Images) -> float:
+        with closed(parts, [filter]):
+            return self._worth(model, clean, twins)
+
+    def _first_bearable(
+        self,
+        model: Classifier,
+        parts: dict[str, Unit],
+        tried: Sequence[tuple[float, Filter]],
+        now: float,
+        start: Round,
+        lookout: Lookout,
+        number: int,
+    ) -> tuple[float, Round] | None:
+        """The cut with the lowest J whose accuracy holds."""
+        for worth, filter in tried:
+            if not worth < (1 - self.least) * now:
+                return None
+            with closed(parts, [filter]):
+                seen = lookout(model, number, (filter,), now - worth)
+            if start.accuracy.hits - seen.accuracy.hits <= self.max_accuracy_drop * start.accuracy.total:
+                return worth, seen
+        return None
+
+
+def top(scores: Scores, alive: Mapping[str, torch.Tensor], count: int) -> list[Filter]:
+    """The highest scores among open filters; the last open one of a layer stays."""
+    found = [
+        (float(score[i]), Filter(layer, i))
+        for layer, score in scores.items()
+        if int(alive[layer].sum()) > 1
+        for i in alive[layer].nonzero().flatten().tolist()
+    ]
+    return [f for _, f in sorted(found, key=lambda pair: (-pair[0], pair[1]))[:count]]
+
+
+def _loss(model: Classifier, images: Images) -> float:
+    pixels = images.pixels.contiguous(memory_format=torch.channels_last)
+    return float(F.cross_entropy(as_logits(predict(model, pixels, batch_for(model.contract))), images.labels))

@@ -1,0 +1,171 @@
+"""Families of small changes to an image, one of which the attacker's trigger may belong to.
+
+    x'  = change(x)                      the same change for every image
+    r   = change.size()                  how small it is, in the family's own unit
+
+A backdoor is a *strangely small* change of the right family that sends every image to one class. Each family is
+a few learnable tensors; sizes are only ever compared within one family on one model, so units need not agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Change(Protocol):
+    """One change being learned: images in, changed images out."""
+
+    parameters: list[Tensor]
+    """What is learned."""
+
+    def __call__(self, pixels: Tensor) -> Tensor: ...
+
+    def size(self) -> Tensor:
+        """How large the change is; differentiable."""
+
+
+class Family(Protocol):
+    """Makes changes to start the search from."""
+
+    name: str
+    rate: float
+    """Adam's step, in the unit of the parameters."""
+
+    def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change: ...
+
+
+@dataclass(eq=False)
+class _Added:
+    parameters: list[Tensor]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return (pixels + self.parameters[0]).clamp(0, 1)
+
+    def size(self) -> Tensor:
+        pattern = self.parameters[0]
+        return 32 * (pattern.square().sum() / pattern[0, 0].numel() + 1e-12).sqrt()  # L2, as if of 32x32 pixels
+
+
+@dataclass(frozen=True)
+class Additive:
+    """x' = clip(x + p): blends, sinusoids, low frequencies and stored patterns. Size: the L2 norm of p."""
+
+    name: str = "additive"
+    rate: float = 0.02
+    spread: float = 0.002
+    """Standard deviation of the noise that p starts from."""
+
+    def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
+        pattern = self.spread * torch.randn(1, *shape, generator=generator)
+        return _Added([pattern.to(device).requires_grad_()])
+
+
+@dataclass(eq=False)
+class _Pasted:
+    parameters: list[Tensor]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        mask, pattern = (p.sigmoid() for p in self.parameters)
+        return (1 - mask) * pixels + mask * pattern
+
+    def size(self) -> Tensor:
+        mask = self.parameters[0].sigmoid()
+        return 1024 * mask.mean()  # pixels covered, as if of 32x32
+
+
+@dataclass(frozen=True)
+class Patch:
+    """x' = (1 - m) x + m p: stickers, watermarks, squares. Size: the pixels that the mask m covers."""
+
+    name: str = "patch"
+    rate: float = 0.2
+
+    def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
+        mask = -3 + 0.1 * torch.randn(1, 1, *shape[1:], generator=generator)
+        pattern = 0.5 * torch.randn(1, *shape, generator=generator)
+        return _Pasted([mask.to(device).requires_grad_(), pattern.to(device).requires_grad_()])
+
+
+@dataclass(eq=False)
+class _Warped:
+    parameters: list[Tensor]
+    height: int
+    width: int
+
+    def flow(self) -> Tensor:
+        """Displacement of every pixel, in pixels of a 32x32 image: (1, 2, H, W)."""
+        points = self.parameters[0]
+        return F.interpolate(points, size=(self.height, self.width), mode="bicubic", align_corners=True)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        down = torch.linspace(-1, 1, self.height, device=pixels.device)
+        across = torch.linspace(-1, 1, self.width, device=pixels.device)
+        y, x = torch.meshgrid(down, across, indexing="ij")
+        grid = torch.stack((x, y), -1) + self.flow()[0].permute(1, 2, 0) * (2 / 32)
+        expanded = grid.expand(len(pixels), -1, -1, -1)
+        return F.grid_sample(pixels, expanded, align_corners=True, padding_mode="border")
+
+    def size(self) -> Tensor:
+        return (self.flow().square().sum(1) + 1e-12).sqrt().mean()
+
+
+@dataclass(frozen=True)
+class Warp:
+    """x' = x moved along a smooth flow. Size: the mean displacement."""
+
+    name: str = "warp"
+    rate: float = 0.05
+    points: int = 6
+    """Control points along each side."""
+
+    def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
+        points = 0.01 * torch.randn(1, 2, self.points, self.points, generator=generator)
+        return _Warped([points.to(device).requires_grad_()], shape[1], shape[2])
+
+
+@dataclass(eq=False)
+class _Toned:
+    parameters: list[Tensor]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        curve, mixing = self.parameters  # (C, K) offsets at K knots; (C, C)
+        knots = curve.shape[1]
+        place = pixels.clamp(0, 1) * (knots - 1)
+        toned = pixels
+        for k in range(knots):
+            weight = (1 - (place - k).abs()).clamp_min(0)
+            toned = toned + weight * curve[:, k].view(1, -1, 1, 1)
+        return (toned + torch.einsum("dc,nchw->ndhw", mixing, pixels)).clamp(0, 1)
+
+    def size(self) -> Tensor:
+        curve, mixing = self.parameters
+        return 10 * (curve.square().mean() + mixing.square().mean() + 1e-12).sqrt()
+
+
+@dataclass(frozen=True)
+class Tone:
+    """x' = a curve for each channel and a mixing of channels: filters, gamma, quantisation. Size: their distance
+    from the identity.
+    """
+
+    name: str = "tone"
+    rate: float = 0.02
+    knots: int = 9
+
+    def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
+        channels = shape[0]
+        curve = 0.002 * torch.randn(channels, self.knots, generator=generator)
+        mixing = 0.002 * torch.randn(channels, channels, generator=generator)
+        return _Toned([curve.to(device).requires_grad_(), mixing.to(device).requires_grad_()])
+
+
+def fixed(change: Change) -> Change:
+    """The change as it is now: it learns no more."""
+    for parameter in change.parameters:
+        parameter.requires_grad_(False)
+    return change

@@ -1,0 +1,132 @@
+"""The least change of one family that sends the images to one class.
+
+    minimise   CE(f(change(x)), t) + w * size(change)
+
+w grows while enough of the batch is given class t and shrinks while it is not, so that the search walks along the
+border; what stays is the smallest change seen that succeeded. `label` may also be a function of the true labels
+(the next class, for all-to-all attacks).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harden.network import Classifier, as_logits
+from harden.triggers.families import Change, Family
+from harden.types import Images
+
+Aim = Callable[[Tensor], Tensor]
+"""True labels -> the labels that the trigger should make the model say."""
+
+
+@dataclass(frozen=True)
+class ToClass:
+    """All to one class."""
+
+    label: int
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        return torch.full_like(labels, self.label)
+
+
+@dataclass(frozen=True)
+class ToNext:
+    """Each class to the one after it: the usual all-to-all attack."""
+
+    num_classes: int
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        return (labels + 1) % self.num_classes
+
+
+@dataclass(frozen=True)
+class Search:
+    """How hard to look."""
+
+    batch: int = 48
+    success: float = 0.95
+    """Share of a batch that has to follow before a change counts."""
+    weight: float = 0.05
+    """w at the start."""
+    grow: float = 1.3
+    limits: tuple[float, float] = (1e-3, 20.0)
+
+
+@dataclass(eq=False)
+class Inversion:
+    """One search, which can be continued."""
+
+    model: Classifier
+    """Its parameters must not ask for gradients."""
+    change: Change
+    rate: float
+    aim: Aim
+    images: Images
+    """Only those that are not of the target class already."""
+    settings: Search
+    generator: torch.Generator
+    best: float = math.inf
+    """Smallest size that succeeded."""
+    kept: list[Tensor] = field(default_factory=list)
+    weight: float = 0.0
+    reached: float = 0.0
+    """Smoothed share of the batches that follow."""
+    largest: float = 1e-6
+    """Largest size tried."""
+
+    def __post_init__(self) -> None:
+        self.weight = self.settings.weight
+        self.optimizer = torch.optim.Adam(self.change.parameters, lr=self.rate, betas=(0.5, 0.9))
+
+    def run(self, steps: int) -> None:
+        """So many more steps."""
+        chosen, low, high = self.settings, *self.settings.limits
+        labels = self.aim(self.images.labels)
+        for _ in range(steps):
+            index = torch.randperm(len(self.images), generator=self.generator)[: chosen.batch]
+            wanted = labels[index]
+            logits = as_logits(self.model(self.change(self.images.pixels[index])))
+            share = float((logits.argmax(1) == wanted).float().mean())
+            size = self.change.size()
+            self.largest = max(self.largest, float(size.detach()))
+            self.reached = 0.7 * self.reached + 0.3 * share
+            if share >= chosen.success and float(size.detach()) < self.best:
+                self.best = float(size.detach())
+                self.kept = [p.detach().clone() for p in self.change.parameters]
+            self.weight = (
+                min(self.weight * chosen.grow, high) if share >= chosen.success else max(self.weight / chosen.grow, low)
+            )
+            loss = F.cross_entropy(logits, wanted) + self.weight * size
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+    def size(self) -> float:
+        """The least size that succeeded; else the largest that was tried and did not."""
+        return self.best if self.kept else self.largest
+
+    def result(self) -> Change:
+        """The smallest change that succeeded, or the last one tried; it learns no more."""
+        with torch.no_grad():
+            for parameter, value in zip(self.change.parameters, self.kept, strict=False):
+                parameter.copy_(value)
+        for parameter in self.change.parameters:
+            parameter.requires_grad_(False)
+        return self.change
+
+
+def begin(
+    model: Classifier, family: Family, aim: Aim, images: Images, settings: Search, generator: torch.Generator
+) -> Inversion:
+    """A new search over the images that are not of the wanted class already."""
+    others = images.take((aim(images.labels) != images.labels).nonzero().flatten())
+    shape = tuple(images.pixels.shape[1:])
+    assert len(shape) == 3
+    change = family.start((shape[0], shape[1], shape[2]), generator, images.pixels.device)
+    return Inversion(model, change, family.rate, aim, others, settings, generator)
