@@ -25,7 +25,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from harden.network import Classifier, units
 from harden.pruning.choose import by_layer
-from harden.pruning.rebuild import rebuild, weights_sha256
+from harden.pruning.rebuild import rebuild
+from harden.pruning.record import weights_sha256
 from harden.pruning.surgery import operate
 from harden.types import Contract, Filter, Images, Proposal, Pruned, Run, Splits
 

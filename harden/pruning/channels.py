@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -50,17 +51,20 @@ class Reach:
 
     def rows(self, channels: Iterable[int]) -> list[Row]:
         """What has to be zero for these channels to be closed all the way."""
-        wanted = set(channels)
-        return [
-            (station.name, position)
-            for station in self.stations
-            if station.end == "out"
-            for position, channel in zip(station.positions, station.channels, strict=True)
-            if channel in wanted
-        ]
+        return [row for channel in channels for row, _ in self._rows[channel]]
 
     def producers(self, channel: int) -> list[str]:
-        return [s.name for s in self.stations if s.role == "producer" and channel in s.channels]
+        """The layers that write this channel."""
+        return [name for (name, _), role in self._rows[channel] if role == "producer"]
+
+    @cached_property
+    def _rows(self) -> list[list[tuple[Row, Role]]]:
+        rows: list[list[tuple[Row, Role]]] = [[] for _ in range(self.width)]
+        for station in self.stations:
+            if station.end == "out":
+                for position, channel in zip(station.positions, station.channels, strict=True):
+                    rows[channel].append(((station.name, position), station.role))
+        return rows
 
 
 @dataclass

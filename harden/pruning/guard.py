@@ -8,7 +8,7 @@ budget for the whole operation, not one for every layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harden.network import Classifier, borrowed, predict
+from harden.network import Classifier, Unit, borrowed, predict
 from harden.pruning.channels import Row, closed_rows
 from harden.types import Images, Rate
 
@@ -45,7 +45,7 @@ class Guard:
         return drop <= self.max_accuracy_drop + 1e-12  # 0.3 - 0.2 is a little more than 0.1
 
 
-def costs(model: Classifier, layers: Sequence[str], images: Images, batch: int = 64) -> dict[str, Tensor]:
+def costs(model: Classifier, parts: Mapping[str, Unit], images: Images, batch: int = 64) -> dict[str, Tensor]:
     """What closing each filter would cost, cheaply: half the mean square of every image's gradient for its gate.
 
         cost_i = 1/2 * mean_n (dL_n / dg_ni)^2,   g = 1 on the output of filter i for image n
@@ -53,7 +53,6 @@ def costs(model: Classifier, layers: Sequence[str], images: Images, batch: int =
     The second-order estimate with the Fisher information in place of the curvature: the first-order term vanishes
     where training has converged, and images of different classes would cancel each other in it.
     """
-    network = model.network
     gates: dict[str, Tensor] = {}
 
     def gate(name: str) -> Callable[..., Tensor]:
@@ -64,15 +63,16 @@ def costs(model: Classifier, layers: Sequence[str], images: Images, batch: int =
 
         return hook
 
-    total = {name: torch.zeros(_width(network.get_submodule(name)), dtype=torch.float64) for name in layers}
-    handles = [network.get_submodule(name).register_forward_hook(gate(name)) for name in layers]
+    total = {name: torch.zeros(unit.width, dtype=torch.float64) for name, unit in parts.items()}
+    ends = {name: unit.conv if unit.norm is None else unit.norm for name, unit in parts.items()}
+    handles = [end.register_forward_hook(gate(name)) for name, end in ends.items()]
     try:
         with borrowed(model), torch.enable_grad():
             model.eval()
             for pixels, labels in zip(images.pixels.split(batch), images.labels.split(batch), strict=True):
                 loss = nn.functional.cross_entropy(model(pixels), labels, reduction="sum")
-                gradients = torch.autograd.grad(loss, [gates[name] for name in layers], allow_unused=True)
-                for name, gradient in zip(layers, gradients, strict=True):
+                gradients = torch.autograd.grad(loss, [gates[name] for name in parts], allow_unused=True)
+                for name, gradient in zip(parts, gradients, strict=True):
                     if gradient is not None:
                         total[name] += gradient.flatten(1).double().square().sum(0).cpu()
     finally:
@@ -121,8 +121,3 @@ def reestimate(
     for name, buffer in model.network.named_buffers():
         buffer.copy_(saved[name])
     return False
-
-
-def _width(module: nn.Module) -> int:
-    assert isinstance(module, nn.Conv2d)
-    return module.out_channels

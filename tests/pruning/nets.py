@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.architectures import images, randomised
+from benchmarks.architectures import images as images
+from benchmarks.architectures import randomised as randomised
 from harden.network import Classifier
 from harden.types import Contract, Splits
 
@@ -52,7 +53,7 @@ class Add(nn.Module):
         self.out = nn.Sequential(nn.Conv2d(12, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x + self.out(self.inside(x))).relu()
+        return (x + self.out(self.inside(x))).relu()  # type: ignore[no-any-return]
 
 
 class PreActivation(nn.Module):

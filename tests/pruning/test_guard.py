@@ -25,23 +25,23 @@ def test_the_guard_counts_what_closing_costs_and_opens_again(planted: Planted, p
 
 
 def test_idle_filters_cost_least(planted: Planted, planted_splits: Splits) -> None:
-    row = guard.costs(planted.model, ["conv1"], planted_splits.tune)["conv1"]
+    row = guard.costs(planted.model, units(planted.model), planted_splits.tune)["conv1"]
     assert float(row[:3].min()) > float(row[4:].max())
 
 
 def test_costs_are_the_mean_squares_of_each_images_gradient() -> None:
     model, tune = network("plain"), splits().tune
-    unit = units(model)["middle.2.0"]
+    unit = units(model)["middle.3.0"]
     total = torch.zeros(unit.width, dtype=torch.float64)
     for n in range(len(tune)):
         gate = torch.ones(1, unit.width, 1, 1, requires_grad=True)
-        handle = model.network.get_submodule(unit.name).register_forward_hook(
+        handle = model.network.get_submodule(unit.norm_name).register_forward_hook(
             lambda *called, gate=gate: called[2] * gate
         )
         loss = nn.functional.cross_entropy(model(tune.pixels[n : n + 1]), tune.labels[n : n + 1])
         total += torch.autograd.grad(loss, gate)[0].flatten().double().square()
         handle.remove()
-    found = guard.costs(model, [unit.name], tune, batch=3)[unit.name]
+    found = guard.costs(model, units(model), tune, batch=3)[unit.name]
     torch.testing.assert_close(found, total / (2 * len(tune)), rtol=1e-4, atol=1e-12)
 
 

@@ -21,7 +21,7 @@ def step(model: Classifier) -> None:
         nn.functional.cross_entropy(model(tune.pixels), tune.labels).backward()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += 0.01  # what any optimiser may do
+                parameter.add_(0.01)  # what any optimiser may do
         optimiser.step()
 
 
