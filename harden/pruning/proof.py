@@ -17,7 +17,7 @@ from harden.types import Images
 TOLERANCE = 1e-9
 
 
-def proof_inputs(model: Classifier, images: Images, seed: int, random: int = 2, real: int = 4) -> Tensor:
+def proof_inputs(model: Classifier, images: Images, seed: int, random: int = 2, real: int = 2) -> Tensor:
     """Normalised images in float64: some of noise, and some real ones."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(random, *model.contract.input_size, generator=generator).to(model.mean.device)

@@ -12,6 +12,7 @@ NETWORKS = {
     "squeezenet1_1": "exact",
     "regnet_y_400mf": "exact",
     "googlenet": "exact",
+    "mnasnet0_5": "exact",
     "densenet121": "exact",
     "shufflenet_v2_x0_5": "refused",
     "timm:convnext_atto": "refused",
