@@ -1,10 +1,12 @@
 """The only place where exceptions become sentences and exit codes.
 
-HardenError, ExportError    its message, its hint, its code (see errors.py)
-out of memory               3
-Ctrl-C                      130, SIGTERM 143; run folders in the making are gone by then
-a closed pipe               141, quietly
-anything else               70: a bug, with its traceback
+What ends a command, and how it is told to the shell:
+
+    HardenError, ExportError    its message, its hint, its code (see errors.py)
+    out of memory               3
+    Ctrl-C                      130, SIGTERM 143; run folders in the making are gone by then
+    a closed pipe               141, quietly
+    anything else               70: a bug, with its traceback
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""What a network, or a file, does on images that no decision has read:
+"""What a network, or a file, does on images that no decision has read.
 
-accuracy  #{i : f(x_i) = y_i} / N
-ASR       #{i : f(T(x_i)) = t} / M      over the M images of other classes than the trigger's target t
-RA        #{i : f(T(x_i)) = y_i} / M    the same images, given their true class
-a trigger without a target of its own succeeds with any wrong class: f(T(x_i)) != y_i, over all images
+Every figure is a count:
+
+    accuracy  #{i : f(x_i) = y_i} / N
+    ASR       #{i : f(T(x_i)) = t} / M      over the M images of other classes than the trigger's target t
+    RA        #{i : f(T(x_i)) = y_i} / M    the same images, given their true class
+    a trigger without a target of its own succeeds with any wrong class: f(T(x_i)) != y_i, over all images
 """
 
 from __future__ import annotations

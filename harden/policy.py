@@ -155,12 +155,12 @@ def _checked(key: str, value: Any, name: str) -> Any:
         if value not in choices:
             raise UsageError(f"{name}: {key} is one of {', '.join(choices)}, and {value!r} came.")
         return value
+    if key in _SHARES:
+        return _share(key, value, name)
     whole = key in ("min_images", "max_bytes")
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0:
         raise UsageError(f"{name}: {key} is a {'whole ' if whole else ''}number of at least 0, and {value!r} came.")
-    if key in _SHARES:
-        return _share(key, value, name)
     return float(value) if isinstance(default, float) else value
 
 

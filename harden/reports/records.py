@@ -1,8 +1,10 @@
-"""Between the values of outcome.py and report.json (schema 1): every field under its own name, with these exceptions.
+"""Between the values of outcome.py and report.json (schema 1): every field under its own name.
 
-Filter               "layer[3]"
-ClassEvidence.label  "class"
-NaN, infinity        null, since JSON has no word for them
+But for these:
+
+    Filter               "layer[3]"
+    ClassEvidence.label  "class"
+    NaN, infinity        null, since JSON has no word for them
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ def decode(kind: Any, value: Any) -> Any:
     if kind is Path:
         return Path(value)
     if kind is float:
-        return math.nan if value is None else float(_a(int | float, value))
+        return math.nan if value is None else _a(int | float, value)
     return _a(kind, value)
 
 
