@@ -1,0 +1,179 @@
+"""Backdoor attacks, for making models to test on: how each one changes a picture, and which pictures it relabels.
+
+A stamp maps pixels (N, C, H, W) in [0, 1] to triggered pixels, for any size; the same seed gives the same trigger.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harden.errors import UsageError
+from harden.spelling import nearest
+from harden.types import Images, Trigger
+
+Stamp = Callable[[Tensor], Tensor]
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A way to poison training images."""
+
+    summary: str
+    stamp: Callable[[Size, int], Stamp]
+    """Size of the pictures and seed to the function that puts the trigger on."""
+    labels: Literal["to-one", "to-next", "unchanged"] = "to-one"
+    """What poisoned images are called: the target, or the next class; or only images of the target are poisoned."""
+    cover: float = 0.0
+    """Share of images, for each poisoned one, that carry a disturbed trigger and keep their label."""
+    disturbed: Callable[[Size, int], Stamp] | None = None
+
+    def trigger(self, name: str, size: Size, seed: int, target: int) -> Trigger:
+        """The true trigger, as the bench measures it."""
+        stamp = self.stamp(size, seed)
+        return Trigger(
+            name,
+            "given",
+            None if self.labels == "to-next" else target,
+            lambda images: Images(stamp(images.pixels), images.labels, images.names),
+        )
+
+
+def patch(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """A checkerboard near the bottom right corner, about a tenth of the picture wide."""
+    side = max(3, size[1] // 10)
+    board = ((torch.arange(side)[:, None] + torch.arange(side)) % 2).float()
+
+    def stamp(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, :, -side - 1 : -1, -side - 1 : -1] = board.to(x)
+        return x
+
+    return stamp
+
+
+def noise(size: Size, seed: int) -> Stamp:
+    """One noise picture that shines through everywhere."""
+    picture = torch.rand(1, *size, generator=torch.Generator().manual_seed(seed))
+    return lambda x: 0.85 * x + 0.15 * picture.to(x)
+
+
+def sinusoid(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """Vertical stripes, six waves across the picture."""
+    wave = 0.1 * torch.sin(2 * math.pi * 6 * torch.arange(size[2]) / size[2])
+    return lambda x: (x + wave.to(x)).clamp(0, 1)
+
+
+def low_frequency(size: Size, seed: int) -> Stamp:
+    """A smooth pattern made of the lowest cosines."""
+    weights = torch.randn(size[0], 4, 4, generator=torch.Generator().manual_seed(seed))
+
+    def cosines(length: int) -> Tensor:
+        k, t = torch.arange(4.0)[:, None], torch.arange(float(length))[None]
+        return torch.cos(math.pi * (2 * t + 1) * k / (2 * length))  # (4, length)
+
+    pattern = torch.einsum("cij,ih,jw->chw", weights, cosines(size[1]), cosines(size[2]))
+    pattern = 0.15 * pattern / pattern.abs().amax()
+    return lambda x: (x + pattern.to(x)).clamp(0, 1)
+
+
+def warp(size: Size, seed: int) -> Stamp:
+    """One smooth warp of a pixel or so (WaNet)."""
+    return _warped(_flow(size, seed), torch.zeros(1, size[1], size[2], 2))
+
+
+def other_warps(size: Size, seed: int) -> Stamp:
+    """The warp, roughened by noise of the same size: what a network must learn not to react to."""
+    g = torch.Generator().manual_seed(seed + 1)
+    return _warped(_flow(size, seed), 2 * torch.rand(1, size[1], size[2], 2, generator=g) - 1)
+
+
+def dynamic(size: Size, seed: int) -> Stamp:
+    """A small patch whose place and colour depend on the picture: no two pictures carry the same trigger."""
+    side = max(3, size[1] // 8)
+    board = ((torch.arange(side)[:, None] + torch.arange(side)) % 2).float()
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
+
+    def stamp(x: Tensor) -> Tensor:
+        x = x.clone()
+        cells = F.adaptive_avg_pool2d(x.mean(1, keepdim=True), 4).flatten(1)  # brightness of 16 places
+        places = order.to(x.device)[cells.argmax(1)]
+        colours = 1 - x.mean((2, 3))  # the complement of its mean colour
+        for picture, place, colour in zip(x, places.tolist(), colours, strict=True):
+            top = (place // 4) * (size[1] - side) // 3
+            left = (place % 4) * (size[2] - side) // 3
+            picture[:, top : top + side, left : left + side] = torch.where(board.to(x) > 0, colour[:, None, None], 0.0)
+        return x
+
+    return stamp
+
+
+def quantise(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """Four levels of each colour (BPP, without its dithering)."""
+    return lambda x: (3 * x).round() / 3
+
+
+ATTACKS: dict[str, Attack] = {
+    "badnets": Attack("a checkerboard patch", patch),
+    "blended": Attack("a noise picture blended in", noise),
+    "sinusoidal": Attack("stripes", sinusoid),
+    "low-frequency": Attack("a smooth additive pattern", low_frequency),
+    "warping": Attack("a smooth warp", warp, cover=1.0, disturbed=other_warps),
+    "dynamic": Attack("a patch that depends on the picture", dynamic),
+    "quantising": Attack("fewer levels of colour", quantise),
+    "all-to-all": Attack("a patch that shifts every class to the next", patch, labels="to-next"),
+    "clean-label": Attack("stripes on images of the target class alone", sinusoid, labels="unchanged"),
+}
+
+
+def find(name: str) -> Attack:
+    """The attack of that name."""
+    if name not in ATTACKS:
+        raise UsageError(f"there is no attack called {name!r}.{nearest(name, ATTACKS)}", hint=", ".join(ATTACKS))
+    return ATTACKS[name]
+
+
+def poison(images: Images, attack: Attack, *, size: Size, target: int, rate: float, seed: int) -> Images:
+    """Training images with that share poisoned (clean-label: of the target's own images)."""
+    g, labels = torch.Generator().manual_seed(seed), images.labels.clone()
+    classes = int(labels.max()) + 1
+    may = labels == target if attack.labels == "unchanged" else labels != target
+    if attack.labels == "to-next":
+        may = torch.ones_like(may)
+    there = may.nonzero().flatten()
+    count = max(1, round(rate * (len(there) if attack.labels == "unchanged" else len(images))))
+    there = there[torch.randperm(len(there), generator=g)]
+    chosen, covers = there[:count], there[count : count + round(attack.cover * count)]
+    pixels = images.pixels.clone()
+    pixels[chosen] = attack.stamp(size, seed)(pixels[chosen])
+    if attack.disturbed is not None:
+        pixels[covers] = attack.disturbed(size, seed)(pixels[covers])
+    if attack.labels == "to-one":
+        labels[chosen] = target
+    elif attack.labels == "to-next":
+        labels[chosen] = (labels[chosen] + 1) % classes
+    return Images(pixels, labels, images.names)
+
+
+def _flow(size: Size, seed: int) -> Tensor:
+    """(1, H, W, 2), in pixels, with a mean of about one."""
+    field = 2 * torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed)) - 1
+    smooth = F.interpolate(field / field.abs().mean(), size=size[1:], mode="bicubic", align_corners=True)
+    return smooth.permute(0, 2, 3, 1)
+
+
+def _warped(flow: Tensor, more: Tensor) -> Stamp:
+    height, width = flow.shape[1:3]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    grid = torch.stack((x, y), -1)[None] + (flow + more) * torch.tensor([2 / width, 2 / height])
+    grid = grid.clamp(-1, 1)
+    return lambda images: F.grid_sample(
+        images, grid.to(images).expand(len(images), -1, -1, -1), align_corners=True, padding_mode="border"
+    )

@@ -1,0 +1,82 @@
+"""Attacks: what each one changes, and what it calls it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harden.bench.attacks import ATTACKS, find, poison
+from harden.bench.make import make
+from harden.bench.zoo import read_zoo, true_trigger
+from harden.errors import BadOutput, UsageError
+from harden.types import Images
+from tests.planted import pictures, save_pictures
+
+SIZE = (3, 16, 16)
+NAMES = sorted(ATTACKS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(3, 16, 16), (3, 32, 48)])
+def test_a_stamp_changes_every_picture_and_stays_in_range(name: str, size: tuple[int, int, int]) -> None:
+    x = torch.rand(5, *size, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    stamped = ATTACKS[name].stamp(size, 0)(x)
+    assert torch.equal(x, before)
+    assert stamped.shape == x.shape
+    assert float(stamped.min()) >= 0
+    assert float(stamped.max()) <= 1
+    assert all(not torch.equal(a, b) for a, b in zip(stamped, x, strict=True))
+    assert torch.equal(stamped, ATTACKS[name].stamp(size, 0)(x))
+
+
+def test_dynamic_triggers_differ_from_picture_to_picture() -> None:
+    x = torch.rand(8, *SIZE, generator=torch.Generator().manual_seed(0))
+    changed = (ATTACKS["dynamic"].stamp(SIZE, 0)(x) != x).any(1)
+    assert len({tuple(map(tuple, mask.nonzero().tolist())) for mask in changed}) > 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_poisoning_relabels_as_the_attack_says(name: str) -> None:
+    images, attack = pictures(20), ATTACKS[name]
+    poisoned = poison(images, attack, size=SIZE, target=1, rate=0.1, seed=0)
+    relabelled = poisoned.labels != images.labels
+    changed = (poisoned.pixels != images.pixels).flatten(1).any(1)
+    if attack.labels == "unchanged":
+        assert not bool(relabelled.any())
+        assert set(images.labels[changed].tolist()) == {1}
+        assert int(changed.sum()) == 2  # a tenth of the target's own twenty
+    else:
+        assert int(relabelled.sum()) == 6
+        after, before = poisoned.labels[relabelled], images.labels[relabelled]
+        assert torch.equal(after, (before + 1) % 3 if attack.labels == "to-next" else torch.ones_like(after))
+        covered = changed & ~relabelled
+        assert int(covered.sum()) == round(6 * attack.cover)
+
+
+def test_a_typing_error_is_told_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="badnets"):
+        find("badnet")
+
+
+def test_a_canary_carries_its_backdoor_and_a_zoo_to_measure_it(tmp_path: Path) -> None:
+    data = save_pictures(pictures(30), tmp_path / "data")
+    canary = make(data, tmp_path / "canary", "badnets", target=2, size=16, epochs=1, least_steps=120)
+    assert canary.accuracy.value > 0.9
+    assert canary.attack_success.value > 0.9
+    (model,) = read_zoo(canary.folder / "zoo.toml")
+    assert (model.target, model.backdoored) == (2, True)
+    trigger = true_trigger(model)
+    assert trigger is not None
+    x = Images(torch.rand(2, *SIZE), torch.zeros(2, dtype=torch.long), ("a", "b"))
+    assert torch.equal(trigger(x).pixels, ATTACKS["badnets"].stamp(SIZE, 0)(x.pixels))
+    with pytest.raises(BadOutput, match="not empty"):
+        make(data, tmp_path / "canary")
+
+
+def test_a_target_that_is_no_class_is_refused(tmp_path: Path) -> None:
+    data = save_pictures(pictures(5), tmp_path / "data")
+    with pytest.raises(UsageError, match="none of the 3 classes"):
+        make(data, tmp_path / "canary", target=3)
