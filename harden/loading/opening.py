@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.errors import BadModel, HardenError, UsageError
-from harden.loading import architecture, statedict
+from harden.loading import architecture, onnx_network, statedict
 from harden.loading import contract as contracts
 from harden.loading.contents import Contents
 from harden.loading.fit import fit
@@ -74,11 +74,13 @@ def load(
     spec = arch or _first(said, "architecture") or scanned.contents.architecture
     module, spec, findings = _module(scanned, spec, _first(said, "num_classes"))
     _check_weights(module, path)
-    if spec is None:
+    if spec is None and scanned.contents.format != "onnx":
         spec = _twin(scanned, module, _first(said, "input_size"))
     said.append(((spec or "").partition(":")[0], contracts.published(spec)))
     size = _first(said, "input_size")
     logits, probabilities = _try(module, size, path) if size else (None, False)
+    if scanned.contents.format == "onnx" and size:
+        onnx_network.check(module, scanned.data, size)
     contract, more = contracts.settle(said, logits, classes)
     if probabilities:
         more += (finding("output-probabilities", "the outputs of a first try add up to one"),)
@@ -155,6 +157,8 @@ def _module(
 ) -> tuple[nn.Module, str | None, tuple[Finding, ...]]:
     """The network with the file's weights in it."""
     contents, path = scanned.contents, scanned.source.path
+    if contents.format == "onnx":
+        return onnx_network.build(scanned.data), None, ()
     weights = statedict.find(contents)
     if weights is None:
         raise BadModel(

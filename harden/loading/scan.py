@@ -103,7 +103,7 @@ def look(data: bytes, max_size: int = MAX_SIZE) -> Contents:
     if data[:1] == b"\x80" or _looks_like_old_pickle(data):
         return pickled.read_legacy(data) if pickled.is_legacy(data) else pickled.read_plain(data)
     if onnx_file.looks_like(data):
-        return onnx_file.read(data, max_size)
+        return onnx_file.read(data)
     raise UnknownError(_what_else(data))
 
 
