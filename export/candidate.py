@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
+from harden_export.files import OnnxFile
 from harden_export.latency import Latency, measure_latency
 from harden_export.onnx_file import export_onnx
 
@@ -59,15 +60,15 @@ class Stopwatch:
 
     def __call__(self, module: nn.Module) -> Candidate:
         """Exports the module and runs it in turns with the original."""
-        path = self._export(module, "candidate")
+        file = self._export(module, "candidate")
         _, latency = measure_latency(
-            {"original": self.original, "candidate": path},
+            {"original": self.original.path, "candidate": file.path},
             batches=(self.batch,),
             threads=(self.threads,),
             seconds=self.seconds,
             provider=self.provider,
         )
-        return Candidate(path.stat().st_size, latency)
+        return Candidate(file.bytes, latency)
 
     def __enter__(self) -> Stopwatch:
         return self
@@ -75,6 +76,6 @@ class Stopwatch:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def _export(self, module: nn.Module, name: str) -> Path:
+    def _export(self, module: nn.Module, name: str) -> OnnxFile:
         path = Path(self._folder.name) / f"{name}.onnx"
-        return export_onnx(module, path, input_size=self.input_size, metadata={}, opset=self.opset).path
+        return export_onnx(module, path, input_size=self.input_size, metadata={}, opset=self.opset)

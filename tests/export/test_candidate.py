@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import nn
 
 from harden_export.candidate import Candidate, Stopwatch
@@ -18,7 +16,7 @@ def test_a_narrower_network_is_faster_and_its_file_is_the_one_that_would_ship(
 ) -> None:
     with Stopwatch(small(width=96), input_size=SIZE, batch=8, seconds=0.3) as stopwatch:
         narrow = stopwatch(network)
-        folder = Path(stopwatch.original).parent
+        folder = stopwatch.original.path.parent
         assert narrow.speedup > 2
         assert narrow.reaches(speedup=1.5, max_bytes=exported.bytes)
         assert not narrow.reaches(max_bytes=exported.bytes // 2)

@@ -1,0 +1,185 @@
+"""The budgets of the file: reached when they can be, and the one that ended the search is named."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.architectures import randomised
+from harden.errors import UsageError
+from harden.network import Classifier, predict
+from harden.pruning import budget
+from harden.pruning.budget import Budget, shrink
+from harden.types import Contract, Filter, Images, Proposal, Run, Splits
+from harden_export.candidate import Candidate, Stopwatch
+from harden_export.latency import Latency
+
+from .nets import block
+
+SIZE = 8
+
+
+def network() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(block(3, 48), block(48, 48), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 4))
+    return Classifier(randomised(module), Contract(4, tuple("abcd"), (3, SIZE, SIZE), (0.5,) * 3, (0.5,) * 3)).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    return network()
+
+
+@pytest.fixture(scope="module")
+def splits(model: Classifier) -> Splits:
+    """Labelled by the network itself: it starts at an accuracy of 1."""
+
+    def images(seed: int) -> Images:
+        colours = torch.rand(40, 3, 1, 1, generator=torch.Generator().manual_seed(seed))
+        noise = torch.rand(40, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed + 1))
+        pixels = 0.8 * colours + 0.2 * noise
+        return Images(pixels, predict(model, pixels).argmax(1), tuple(map(str, range(40))))
+
+    return Splits(images(1), images(3), images(5))
+
+
+def nothing(model: Classifier) -> None:
+    """Relearns nothing."""
+
+
+GUILTY = (Filter("0.0", 3), Filter("1.0", 7))
+
+
+class Scales:
+    """In place of the stopwatch: the weights are the bytes, and speed is what is left of them."""
+
+    def __init__(self, original: nn.Module, **_: object) -> None:
+        self.whole = weight(original)
+        self.original = SimpleNamespace(bytes=self.whole)
+
+    def __call__(self, module: nn.Module) -> Candidate:
+        speed = self.whole / weight(module)
+        return Candidate(
+            weight(module), Latency("candidate", 1, 1, 15, 1.0, 1.0, 1.0, speed, 0.95 * speed, 1.05 * speed)
+        )
+
+    def __enter__(self) -> Scales:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to clear away."""
+
+
+def weight(module: nn.Module) -> int:
+    return sum(4 * parameter.numel() for parameter in module.parameters())
+
+
+@pytest.fixture
+def scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports and timings take seconds, and one test of the search with the real ones is enough."""
+    monkeypatch.setattr(budget, "Stopwatch", Scales)
+
+
+@pytest.mark.usefixtures("scales")
+def test_a_size_is_reached_with_no_more_than_is_needed(model: Classifier, splits: Splits) -> None:
+    limit = weight(model.network) // 2
+    relearned = []
+    shrunk = shrink(
+        model,
+        Proposal(GUILTY),
+        splits,
+        Run(),
+        Budget(max_bytes=limit, max_drop=1.0),
+        lambda cut: relearned.append(cut),
+    )
+    assert shrunk.reached
+    assert shrunk.ended_by.startswith(f"reached: at most {limit} bytes")
+    assert weight(shrunk.pruned.module) <= limit
+    assert len(relearned) == 1
+    assert set(GUILTY) <= set(shrunk.pruned.removed)
+    assert not shrunk.pruned.masked
+    widths = [layer.after for layer in shrunk.pruned.layers]
+    assert all(width % 8 == 0 for width in widths)
+    reached = [a.share for a in shrunk.attempts if a.reached]
+    missed = [a.share for a in shrunk.attempts if not a.reached]
+    assert max(missed, default=0) < min(reached), "the least share that reaches it"
+    assert predict(Classifier(shrunk.pruned.module, model.contract), splits.verify).shape == (40, 4)
+
+
+def test_a_speed_is_reached_by_the_file_itself(model: Classifier, splits: Splits) -> None:
+    wanted = Budget(speedup=1.5, max_drop=1.0, tries=1, seconds=0.2)
+    shrunk = shrink(model, Proposal(GUILTY), splits, Run(), wanted, nothing)
+    assert shrunk.reached, shrunk.ended_by
+    with Stopwatch(model.network, input_size=(3, SIZE, SIZE), seconds=0.2) as stopwatch:
+        again = stopwatch(shrunk.pruned.module)
+    assert again.speedup > 1.3
+    assert again.bytes == shrunk.attempts[-1].bytes
+
+
+@pytest.mark.usefixtures("scales")
+def test_the_cheapest_filters_go_first(splits: Splits) -> None:
+    """Eight filters of the first layer are made useless to the second: theirs is the first block to go."""
+    model = network()
+    useless = [2, 5, 11, 17, 23, 31, 40, 47]
+    second = model.network[1][0]  # type: ignore[index]
+    with torch.no_grad():
+        second.weight[:, useless] = 0
+    limit = int(weight(model.network) * 0.85)
+    shrunk = shrink(model, Proposal(()), splits, Run(), Budget(max_bytes=limit, max_drop=1.0), nothing)
+    gone = {filter.index for filter in shrunk.pruned.removed if filter.layer == "0.0"}
+    assert gone >= set(useless) or gone <= set(useless)
+    assert gone
+
+
+@pytest.mark.usefixtures("scales")
+def test_accuracy_ends_the_search_where_nothing_relearns(model: Classifier, splits: Splits) -> None:
+    def ruin(cut: Classifier) -> None:
+        with torch.no_grad():
+            cut.network[4].weight.zero_()  # type: ignore[index]
+            cut.network[4].bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))  # type: ignore[index]
+
+    assert float((splits.choose.labels != 3).float().mean()) > 0.1, "always saying 3 must be wrong somewhere"
+    shrunk = shrink(
+        model,
+        Proposal(GUILTY),
+        splits,
+        Run(),
+        Budget(max_bytes=weight(model.network) // 2, max_drop=0.0, tries=2),
+        ruin,
+    )
+    assert not shrunk.reached
+    assert shrunk.ended_by.startswith("accuracy:")
+    assert "only the guilty filters went" in shrunk.ended_by
+    assert set(GUILTY) <= set(shrunk.pruned.removed)
+    assert [layer.after for layer in shrunk.pruned.layers] == [40, 40]
+
+
+@pytest.mark.usefixtures("scales")
+def test_what_is_out_of_reach_is_said_with_what_was_reached(model: Classifier, splits: Splits) -> None:
+    shrunk = shrink(model, Proposal(()), splits, Run(), Budget(speedup=1000, max_drop=1.0, tries=2), nothing)
+    assert not shrunk.reached
+    assert "out of reach: 1000 times as fast" in shrunk.ended_by
+    assert f"{shrunk.attempts[-1].bytes} bytes" in shrunk.ended_by
+
+
+@pytest.mark.usefixtures("scales")
+def test_the_model_is_given_back_as_it_was(model: Classifier, splits: Splits) -> None:
+    def state() -> bytes:
+        buffer = io.BytesIO()
+        torch.save(model.network.state_dict(), buffer)
+        return buffer.getvalue()
+
+    before = state()
+    shrink(model, Proposal(()), splits, Run(), Budget(max_bytes=10**9, tries=1), nothing)
+    assert state() == before
+
+
+def test_no_budget_is_an_error(model: Classifier, splits: Splits) -> None:
+    with pytest.raises(UsageError, match="a speed-up or a size"):
+        shrink(model, Proposal(()), splits, Run(), replace(Budget(), max_drop=0.5), nothing)
