@@ -141,7 +141,7 @@ def _accuracy_on(images: Images, model: Classifier) -> Callable[[Path], float]:
 
 
 def _latency(files: list[OnnxFile], plan: Plan) -> tuple[Speed, ...]:
-    paths = {file.kind: file.path for file in files}
+    paths: dict[str, Path] = {file.kind: file.path for file in files}
     found = measure_latency(paths, batches=(1,), threads=(1,), seconds=1.0, seed=plan.seed)
     return tuple(
         Speed(m.name, m.batch, m.threads, m.median_ms, m.p95_ms, m.speedup, m.speedup_low, m.speedup_high)

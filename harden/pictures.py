@@ -38,9 +38,8 @@ def draw(
             for path, picture in zip(paths, pixels, strict=True):
                 save(picture, folder / path)
             truth = int(triggered.labels[i])
-            found.append(
-                Picture(trigger.name, trigger.source, name, *paths, truth, int(said_before[i]), int(said_after[i]))
-            )
+            said = int(said_before[i]), int(said_after[i])
+            found.append(Picture(trigger.name, trigger.source, name, paths[0], paths[1], paths[2], truth, *said))
     return tuple(found)
 
 

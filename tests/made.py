@@ -90,7 +90,7 @@ def report(
         ),
         data=(Finding("image-unreadable", "medium", "one image could not be read", "class 1/x.png"),),
         pictures=(
-            Picture("sticker", "given", "class 1/1.png", *(f"triggers/{w}.png" for w in "abc"), 1, 0, 1),
+            Picture("sticker", "given", "class 1/1.png", "triggers/a.png", "triggers/b.png", "triggers/c.png", 1, 0, 1),
         ),
         repair={"epochs": 3},
         settings={"seed": 7, "method": {"name": "auto", "prune": {"rounds": 5}}, "policy": {"min_images": 50}},

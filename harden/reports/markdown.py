@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from harden.outcome import Report
 from harden.reports import words
@@ -16,7 +17,7 @@ def text(value: object) -> str:
     return re.sub(r"([\\`*_\[\]<|~@&])", r"\\\1", flat)
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     lines = [head, tuple("---" for _ in head), *[tuple(text(cell) for cell in row) for row in rows]]
     return ["| " + " | ".join(line) + " |" for line in lines]
 

@@ -22,7 +22,9 @@ class _Line:
         self.display, self.task = display, task
 
     def advance(self, steps: float = 1, note: str = "") -> None:
-        self.display.update(self.task, advance=steps, **({"note": note} if note else {}))
+        self.display.update(self.task, advance=steps)
+        if note:
+            self.display.update(self.task, note=note)
 
 
 class Bars:

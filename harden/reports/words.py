@@ -84,8 +84,8 @@ def rows(report: Report) -> list[tuple[str, str, str]]:
         recovered = rate(then.recovered_accuracy) if then else ""
         found.append(("  true class in spite of it", rate(attack.recovered_accuracy), recovered))
     network = report.after or (report.before if report.command == "clean" else None)
-    sizes = [("Parameters", before.parameters, network and network.parameters)]
-    sizes.append(("Multiply-accumulates per image", before.macs, network and network.macs))
-    for name, old, new in sizes:
-        found.append((name, number(old), f"{number(new)} ({change(old, new)})" if new is not None else ""))
+    for name, size in (("Parameters", "parameters"), ("Multiply-accumulates per image", "macs")):
+        old = getattr(before, size)
+        new = getattr(network, size) if network is not None else None
+        found.append((name, number(old), "" if new is None else f"{number(new)} ({change(old, new)})"))
     return found
