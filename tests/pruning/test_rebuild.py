@@ -64,21 +64,30 @@ def test_the_record_says_which_original_positions_are_left(name: str) -> None:
         assert torch.equal(after[f"{layer}.weight"], expected)
 
 
+FRESH = """
+import pathlib, pickle, sys
+sys.modules["torch_pruning"] = None
+import torch
+from torch import nn
+def refuse(*_, **__): raise AssertionError("unpickled")
+pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
+from harden.pruning.rebuild import read, rebuild
+def block(inp, out, kernel, groups=1):
+    conv = nn.Conv2d(inp, out, kernel, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
+net = nn.Module()
+net.stem = block(3, 8, 3)
+net.middle = nn.Sequential(block(8, 16, 1), block(16, 16, 3, 16), block(16, 8, 1))
+net.head = nn.Module()
+net.head.fc = nn.Linear(8, 10)
+print(sum(p.numel() for p in rebuild(net, *read(pathlib.Path(sys.argv[1]))).parameters()))
+"""
+
+
 def test_a_fresh_process_needs_neither_pickle_nor_torch_pruning(tmp_path: Path) -> None:
     save(pruned("depthwise"), tmp_path)
-    code = (
-        "import sys, pathlib, torch, pickle\n"
-        "from tests.pruning.nets import NETS\n"
-        "for name in [n for n in sys.modules if n.startswith('torch_pruning')]: del sys.modules[name]\n"
-        "sys.modules['torch_pruning'] = None\n"
-        "def refuse(*_, **__): raise AssertionError('unpickled')\n"
-        "pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse\n"
-        "from harden.pruning.rebuild import read, rebuild\n"
-        "record, state = read(pathlib.Path(sys.argv[1]))\n"
-        "print(sum(p.numel() for p in rebuild(NETS['depthwise'](), record, state).parameters()))\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
+        [sys.executable, "-c", FRESH, str(tmp_path)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
