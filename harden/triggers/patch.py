@@ -3,7 +3,7 @@
     x~        = (1 - m) x + m p          m (1, H, W) and p (C, H, W) in [0, 1], through a tanh
     minimise    CE(f(x~), t) + lambda |m|_1               Adam, over images of other classes
     lambda      doubled after `patience` batches in a row with success >= `success`, else divided by 2^1.5
-    kept        the smallest |m|_1 that reached the success
+    kept        the smallest |m|_1 that reached the success, `patience` batches in a row
     index     = (median - |m_t|_1) / (1.4826 MAD)         over the classes; more than `threshold` is evidence
 
 It sees stickers, and whatever else a patch can stand in for. Warps, curves and sample-specific triggers it does not.
@@ -29,6 +29,8 @@ from harden.types import ClassEvidence, Evidence, Images, Run, Splits, Task, Tri
 ENOUGH_CLASSES = 5
 """A median and its deviation say nothing about fewer."""
 ENOUGH_IMAGES = 20
+HOLDS = 0.8
+"""Success that a patch must have on images that it was not made with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +57,14 @@ class Patch:
     success: float = 0.99
     first_lambda: float = 1e-3
     patience: int = 5
-    """Batches in a row, before lambda moves."""
+    """Batches in a row, before lambda moves or a mask counts."""
     stop_after: int = 25
-    """Steps without a notably smaller mask, before a class is done."""
+    """Successful batches without a notably smaller mask, before a class is done."""
     threshold: float = 2.0
     """Of the anomaly index."""
+    of_median: float = 0.5
+    """A strange patch has at most this share of the median's size: where all sizes are nearly the same, their
+    deviation is so small that the index alone would call any difference strange."""
 
     def __call__(self, model: Classifier, splits: Splits, run: Run) -> Evidence:
         classes = model.contract.num_classes
@@ -86,7 +91,8 @@ class Patch:
         raw = torch.randn(channels + 1, height, width, generator=generator)
         raw = raw.to(device).requires_grad_()  # the mask, then the pattern, before the tanh
         adam = torch.optim.Adam([raw], self.rate, betas=(0.5, 0.9))
-        weight, up, down, since = self.first_lambda, 0, 0, 0
+        weight, up, down, since, streak = self.first_lambda, 0, 0, 0, 0
+        pressed = lost = False  # lambda has grown, and has then grown so far that the success was lost
         best = _Patch(torch.zeros(1, height, width), torch.zeros(channels, height, width), math.inf)
         for step in range(self.steps):
             index = torch.randint(len(others), (min(self.images, len(others)),), generator=generator)
@@ -98,17 +104,18 @@ class Patch:
             loss = F.cross_entropy(logits, goal) + weight * size
             (raw.grad,) = torch.autograd.grad(loss, raw)
             reached = float((logits.argmax(1) == label).float().mean()) >= self.success
-            since += 1
-            if reached and (pixels := float(size.detach())) < best.size:
+            since += int(reached)
+            streak = streak + 1 if reached else 0
+            if streak >= self.patience and (pixels := float(size.detach())) < best.size:
                 since = 0 if pixels < 0.99 * best.size else since
                 best = _Patch(mask.detach().clone(), pattern.detach().clone(), pixels)
             adam.step()
             up, down = (up + 1, 0) if reached else (0, down + 1)
             if up >= self.patience:
-                weight, up = weight * 2, 0
+                weight, up, pressed = weight * 2, 0, True
             elif down >= self.patience:
-                weight, down = weight / 2**1.5, 0
-            if since >= self.stop_after and best.size < math.inf:
+                weight, down, lost = weight / 2**1.5, 0, pressed
+            if since >= self.stop_after and lost:
                 task.advance(self.steps - step, f"class {label}: {best.size:.1f} pixels")
                 break
             task.advance(1, f"class {label}: {best.size:.1f} pixels")
@@ -121,11 +128,13 @@ class Patch:
         index = anomaly({label: patch.size for label, patch in reached.items()})
         evidence = tuple(ClassEvidence(k, round(v, 4), self.threshold, "patch") for k, v in index.items())
         triggers = []
-        for label in (k for k, v in index.items() if v > self.threshold):
+        small = self.of_median * float(torch.tensor([p.size for p in reached.values()] or [0.0]).quantile(0.5))
+        strange = [k for k, v in index.items() if v > self.threshold and reached[k].size <= small]
+        for label in strange:
             patch = reached[label]
             others = choose.pixels[choose.labels != label]
             said = predict(model, patch.stamp(others), batch_for(model.contract)).argmax(1)
-            if len(said) and float((said == label).float().mean()) >= self.success - 0.1:
+            if len(said) and float((said == label).float().mean()) >= HOLDS:
                 settings = {"kind": "patch", "pixels": round(patch.size, 3), "index": round(index[label], 3)}
                 name = f"patch to {model.contract.classes[label]}"
                 triggers.append(Trigger(name, "recovered", label, on_pixels(patch.stamp), settings))
@@ -133,6 +142,9 @@ class Patch:
         if triggers:
             why = f"{len(targets)} of {classes} classes can be reached by a strangely small patch"
             return Evidence("backdoored", targets, evidence, tuple(triggers), why)
+        if strange:
+            why = f"{len(strange)} strangely small patches, which do not work on other images"
+            return Evidence("inconclusive", (), evidence, (), why)
         if len(reached) < max(ENOUGH_CLASSES, classes / 2):
             why = f"a patch was found for {len(reached)} of {classes} classes only, too few to compare"
             return Evidence("inconclusive", (), evidence, (), why)
