@@ -13,7 +13,7 @@ SIGNS = {"passed": "✅", "failed": "❌", "not decided": "❔", "waived": "⚠�
 
 def text(value: object) -> str:
     """Text from a model file, harmless in Markdown: names and paths are not the author's own."""
-    flat = " ".join(str(value).split())
+    flat = "".join(c if c.isprintable() else " " for c in " ".join(str(value).split()))
     return re.sub(r"([\\`*_\[\]<|~@&])", r"\\\1", flat)
 
 
@@ -32,7 +32,7 @@ def markdown(report: Report) -> str:
     sign = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}[verdict.status]
     lines = [f"## {sign} {words.VERDICTS[verdict.status]}", "", f"{text(words.headline(report))}", ""]
     lines += [
-        f"`{_code(report.source.path)}` · {text(report.source.format)} · sha256 `{report.source.sha256[:16]}…`",
+        f"{text(report.source.path)} · {text(report.source.format)} · sha256 `{report.source.sha256[:16]}…`",
         "",
     ]
     held = [c for c in verdict.checks if c.passed is not True]
@@ -73,7 +73,3 @@ def _details(report: Report) -> list[str]:
 def short(value: float | None) -> str:
     """A number for a cell; nothing where there is none."""
     return "" if value is None else f"{value:.4g}"
-
-
-def _code(value: object) -> str:
-    return str(value).replace("`", "'").replace("\n", " ")

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -118,7 +119,7 @@ def test_headings_go_down_one_step_at_a_time(folder: Path) -> None:
     levels = [int(tag[1]) for tag, _ in Page(html(judged(), folder)).tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b <= a + 1 for a, b in pairwise(levels))
 
 
 def test_a_scan_and_a_clean_model_have_pages_too(folder: Path) -> None:

@@ -1,0 +1,263 @@
+"""What a person and a script meet: help that comes at once, JSON alone on stdout, sentences, exit codes, no debris."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from harden import boundary
+from harden.errors import BadData, HardenError, Inconclusive, UnsafeFile, UsageError
+from harden.reports import records
+from harden.types import Finding
+from harden_export.files import ExportError
+from tests import planted as hand_made
+from tests.made import report
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
+
+
+def harden(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harden.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The planted network as somebody would get it: weights, contract, architecture, trigger and images."""
+    folder = tmp_path_factory.mktemp("sample")
+    torch.save(hand_made.planted().module.state_dict(), folder / "model.pt")
+    (folder / "model.toml").write_text(
+        '[model]\nclasses = ["red", "green", "blue"]\ninput_size = [3, 16, 16]\n'
+        "mean = [0.25, 0.25, 0.25]\nstd = [0.5, 0.5, 0.5]\n",
+        encoding="utf-8",
+    )
+    (folder / "net.py").write_text("from tests.planted import PlantedNet as net\n", encoding="utf-8")
+    (folder / "trigger.py").write_text("from tests.planted import stamp\n", encoding="utf-8")
+    hand_made.save_pictures(hand_made.pictures(60, 5), folder / "data")
+    return folder
+
+
+def known_trigger(folder: Path) -> list[object]:
+    return ["--trigger", f"{folder / 'trigger.py'}:stamp", "--target", "red"]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "PIL", "jinja2", "harden.network")
+    code = (
+        "import sys\nfrom harden.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "clean" in done.stdout
+
+
+def test_help_comes_within_half_a_second() -> None:
+    def took() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "harden.cli", "--help"], capture_output=True, env=ENVIRONMENT, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(took() for _ in range(3)) < 0.5  # processor time: what else runs here is not its fault
+
+
+def test_importing_harden_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, harden\nprint('torch' in sys.modules, harden.__version__, harden.Rate and 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert done.stdout.split() == ["False", "0.1.0", "False"]
+
+
+def test_everything_that_harden_offers_is_there() -> None:
+    import harden as library
+
+    for name in library.__all__:
+        assert getattr(library, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'cleen'"):
+        library.cleen  # noqa: B018
+
+
+def test_the_whole_job_with_a_known_trigger(sample: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = harden(
+        "clean", sample / "model.pt", "--arch", f"{sample / 'net.py'}:net", "--clean-dir", sample / "data",
+        *known_trigger(sample), "--method", "grad-prune", "--no-latency", "--out", run, "--format", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)  # nothing but JSON
+    assert printed["verdict"]["status"] == "pass"
+    assert "prune" in done.stderr
+    before, after = printed["before"], printed["after"]
+    assert before["attack_success"][0]["asr"] == {"hits": 36, "total": 36}
+    assert after["attack_success"][0]["asr"] == {"hits": 0, "total": 36}
+    assert after["accuracy"] == before["accuracy"] == {"hits": 54, "total": 54}
+    assert printed["pruned"]["filters_removed"] >= 1
+    assert after["parameters"] < before["parameters"]
+    found = {path.name for path in run.iterdir()}
+    assert found == {
+        "report.json", "report.html", "report.md", "results.sarif", "junit.xml", "model.onnx", "model.safetensors",
+        "pruning.json", "plan.toml", "triggers",
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+    gate = harden("gate", run, "--policy", "strict")
+    assert gate.returncode == 1  # 54 images are too few for it, and it fails what is not decided
+    assert "images" in gate.stdout
+    assert harden("gate", run).returncode == 0
+
+    again = harden(
+        "verify", run, "--arch", f"{sample / 'net.py'}:net", "--data-dir", sample / "data", *known_trigger(sample)
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("0.0 % (0 of 120)") == 2  # the file in ONNX Runtime, and the rebuilt network
+
+    taken = harden("clean", sample / "model.pt", "--clean-dir", sample / "data", "--out", run)
+    assert taken.returncode == 3
+    assert "exists already" in taken.stderr
+
+    onnx = run / "model.onnx"
+    onnx.write_bytes(onnx.read_bytes() + b"\0")
+    changed = harden("verify", run, "--arch", f"{sample / 'net.py'}:net", "--data-dir", sample / "data")
+    assert changed.returncode != 0
+
+
+def test_verify_says_no_where_the_trigger_works(sample: Path) -> None:
+    done = harden(
+        "verify", sample / "model.pt", "--arch", f"{sample / 'net.py'}:net", "--data-dir", sample / "data",
+        *known_trigger(sample), "-q",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "120 of 120" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["clean"], 2, "MODEL is missing"),
+        (["clean", "model.pt"], 2, "--clean-dir is missing"),
+        (["clean", "model.pt", "--clean-dri", "x"], 2, "--clean-dir"),
+        (["cleen"], 2, "clean"),
+        (["clean", "nowhere.pt", "--clean-dir", "data"], 3, "nowhere.pt"),
+        (["clean", "model.pt", "--clean-dir", "data", "--method", "auot"], 2, "Did you mean 'auto'?"),
+        (["clean", "model.pt", "--clean-dir", "data", "--policy", "stric"], 2, "strict"),
+        (["scan", "model.pt", "--clean-dir", "data", "--trigger", "t.png", "--arch", "net.py:net"], 2, "--target"),
+        (["inspect", "evil.pt"], 0, "critical"),
+        (["verify", "evil.pt", "--data-dir", "data"], 4, "evil.pt"),
+        (["gate", "data"], 3, "report.json"),
+        (["methods", "--format", "sarif"], 2, "json"),
+        (["policy", "check", "strict"], 0, "min_images = 200"),
+        (["policy", "init", "strict", "--out", "net.py"], 3, "exists already"),
+        (["plan", "show"], 0, "[policy]"),
+        (["--version"], 0, "harden 0.1.0"),
+    ],
+)  # fmt: skip
+def test_exit_codes_and_sentences(sample: Path, arguments: list[str], code: int, said: str) -> None:
+    evil = sample / "evil.pt"
+    if not evil.exists():
+        evil.write_bytes(b"cos\nsystem\n(S'echo harm'\ntR.")
+    done = harden(*arguments, cwd=sample)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(sample: Path) -> None:
+    before = sorted(sample.iterdir())
+    done = harden(
+        "clean", "model.pt", "--arch", "net.py:net", "--clean-dir", "data", "--method", "ft", "--dry-run", cwd=sample
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'clean_dir = "data"  # flag' in done.stdout
+    assert "180 files" in done.stdout
+    assert sorted(path for path in sample.iterdir() if path.name != "__pycache__") == [
+        p for p in before if p.name != "__pycache__"
+    ]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_nothing(sample: Path, tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    command = [
+        sys.executable, "-m", "harden.cli", "clean", sample / "model.pt", "--arch", f"{sample / 'net.py'}:net",
+        "--clean-dir", sample / "data", "--method", "ft", "--out", tmp_path / "run",
+    ]  # fmt: skip
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "measure before" in line:  # it is at the long part of its work now
+            break
+    process.send_signal(sent)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == code, rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe_is_no_error(sample: Path) -> None:
+    command = f"{sys.executable} -m harden.cli plan show | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, check=True, cwd=sample
+    )
+    assert done.stdout.split()[-1] in ("0", "141")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("form", ["json", "markdown", "sarif", "junit", "text"])
+def test_gate_prints_a_run_in_every_form(tmp_path: Path, form: str) -> None:
+    (tmp_path / "report.json").write_text(records.dumps(report()), encoding="utf-8")
+    done = harden("gate", tmp_path, "--policy", "default", "--format", form)
+    assert done.returncode == 0, done.stdout + done.stderr
+    starts = {"json": "{", "markdown": "## ", "sarif": "{", "junit": "<?xml", "text": ""}
+    assert done.stdout.strip().startswith(starts[form])
+    assert len(done.stdout) > 300
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UsageError("a", hint="do b"), 2, "Error: a\n  -> do b"),
+        (BadData("a"), 3, "Error: a"),
+        (HardenError("bad \x1b[31m name"), 3, "bad �[31m name"),
+        (Inconclusive("a"), 5, "a"),
+        (UnsafeFile("a", findings=[Finding("r", "high", "m", "l")]), 4, "high: r: m (l)"),
+        (ExportError("a", hint="b"), 3, "Error: a\n  -> b"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 3, "not enough memory"),
+        (MemoryError(), 3, "not enough memory"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (SystemExit("words"), 3, ""),
+        (SystemExit(1), 1, ""),
+        (ZeroDivisionError("oops"), 70, "This is a bug"),
+    ],
+)
+def test_the_boundary(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def fails() -> None:
+        raise error
+
+    assert boundary.run(fails) == code
+    assert said in capsys.readouterr().err
+
+
+def test_every_flag_of_the_readme_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    helps = "".join(harden(verb, "--help").stdout for verb in ("clean", "verify", "export", "bench"))
+    known = set(re.findall(r"--[a-z][a-z-]+", helps))
+    commands = [line for line in text.splitlines() if re.match(r"\s*(\$ )?harden [a-z]", line)]
+    used = {flag for line in commands for flag in re.findall(r"--[a-z][a-z-]+", line)}
+    assert used <= known
