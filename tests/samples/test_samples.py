@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from harden.policy import READY, read_policy
+
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
 CONTRACT = tomllib.loads((SAMPLES / "models" / "model.toml").read_text())["model"]
 CLASSES: list[str] = CONTRACT["classes"]
@@ -29,7 +31,7 @@ def samples_on_the_path() -> Iterator[None]:
 
 def read(path: Path) -> np.ndarray:
     with Image.open(path) as image:
-        return np.asarray(image)
+        return np.array(image)
 
 
 def pictures(folder: str) -> tuple[Tensor, Tensor]:
@@ -119,3 +121,8 @@ def test_the_trigger_is_the_one_that_was_trained() -> None:
     image, mask = sticker()
     assert np.array_equal(image, read(SAMPLES / "trigger.png"))
     assert np.array_equal(mask, read(SAMPLES / "mask.png"))
+
+
+@pytest.mark.parametrize("name", sorted(READY))
+def test_the_policies_are_the_ready_ones(name: str) -> None:
+    assert read_policy(SAMPLES / "policies" / f"{name}.toml") == READY[name]
