@@ -1,0 +1,58 @@
+"""Grad-Prune as a whole on the planted filter."""
+
+from __future__ import annotations
+
+import torch
+
+from harden.methods import METHODS
+from harden.network import close, predict, units
+from harden.pruning.greedy import Greedy
+from harden.repair.relabel import Relabel
+from harden.repair.train import Schedule
+from harden.triggers.attacked import attacked
+from harden.types import Evidence, Run, Splits
+from tests.planted import GUILTY, Planted
+
+
+def test_its_settings_are_the_published_ones() -> None:
+    method = METHODS["grad-prune"]()
+    assert isinstance(method.prune, Greedy)
+    assert (method.prune.max_accuracy_drop, method.prune.patience) == (0.10, 10)
+    assert isinstance(method.repair, Relabel)
+    schedule = method.repair.schedule
+    assert (schedule.rate, schedule.momentum, schedule.weight_decay, schedule.batch) == (1e-3, 0.9, 5e-4, 128)
+    assert (schedule.optimizer, schedule.patience) == ("sgd", 10)
+
+
+def test_backdoor_gone_accuracy_kept(planted: Planted, planted_splits: Splits) -> None:
+    method = METHODS["grad-prune"]()
+    assert method.prune is not None
+    assert method.repair is not None
+    proposal = method.prune(planted.model, planted_splits, planted.evidence, Run())
+    model = planted.model.copy()
+    close(units(model), proposal.guilty)
+    notes = Relabel(Schedule(epochs=5, rate=1e-3))(model, planted.model, planted_splits, planted.evidence, Run())
+    verify = planted_splits.verify
+    on = attacked(planted.evidence.triggers, verify)
+    assert bool((predict(model, verify).argmax(1) == verify.labels).all())
+    assert on.success(predict(model, on.images).argmax(1)).hits == 0
+    assert notes["epochs"] == 5
+
+
+def test_relabelling_keeps_what_is_closed(planted: Planted, planted_splits: Splits) -> None:
+    model = planted.model.copy()
+
+    close(units(model), [GUILTY])
+    before = model.network.get_parameter("fc.weight").clone()
+    Relabel(Schedule(epochs=3, rate=1e-2))(model, planted.model, planted_splits, planted.evidence, Run())
+    assert not torch.equal(before, model.network.get_parameter("fc.weight")), "nothing was learned"
+    unit = units(model)[GUILTY.layer]
+    assert all(not bool(p[GUILTY.index].any()) for p in unit.parameters())
+
+
+def test_relabelling_leaves_a_model_alone_that_has_no_backdoor(planted: Planted, planted_splits: Splits) -> None:
+    model = planted.model.copy()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    notes = Relabel()(model, planted.model, planted_splits, Evidence("clean", (), (), ()), Run())
+    assert notes["epochs"] == 0
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
