@@ -48,3 +48,14 @@ def test_every_dependency_is_pinned() -> None:
     asked = [*PROJECT["project"]["dependencies"], *(need for extra in extras for need in extra)]
     names = {re.split(r"[<>=\[; ]", need)[0].lower() for need in asked} - {"harden"}
     assert names <= pinned, f"not in constraints.txt: {sorted(names - pinned)}"
+
+
+def test_every_file_that_is_not_python_is_installed_too() -> None:
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    for folder, name in (("harden", "harden"), ("export", "harden_export")):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_dir() or path.suffix in (".py", ".pyc"):
+                continue
+            package = ".".join([name, *path.parent.relative_to(ROOT / folder).parts])
+            patterns = [*data["*"], *data.get(package, [])]
+            assert any(path.match(pattern) for pattern in patterns), f"{path} is in no package-data"
