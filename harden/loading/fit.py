@@ -37,7 +37,7 @@ def fit(arch: Architecture, given: Shapes, num_classes: int | None = None) -> Fi
     closest: tuple[int, Shapes, Shapes] | None = None
     for options in _variants(arch, given):
         for prefix in _prefixes(given):
-            attempt = Fit(start, None, options, prefix)
+            attempt = Fit(start, first_channels(given) if arch.is_code else None, options, prefix)
             names = {attempt.rename(name): shape for name, shape in given.items()}
             for _ in range(3):  # classes and channels may both have to be found
                 expected = shapes_of(blueprint(arch, attempt.num_classes, attempt.in_channels, **options))
@@ -120,6 +120,11 @@ def last_width(given: Shapes) -> int | None:
         return matrices[-1][0]
     kernels = [shape for shape in given.values() if len(shape) == 4]
     return kernels[-1][0] if kernels else None
+
+
+def first_channels(given: Shapes) -> int | None:
+    """Channels that the first convolution takes, for functions that want to be told."""
+    return next((shape[1] for shape in given.values() if len(shape) == 4), None)
 
 
 def _variants(arch: Architecture, given: Shapes) -> list[dict[str, Any]]:

@@ -82,9 +82,9 @@ def read(data: bytes) -> Contents:
     for name, count in foreign.most_common(20):
         findings.append(finding("onnx-operator", f"the operator {name[:120]} ({count} times)", name[:120]))
     contract: dict[str, Any] = {}
-    size = input_size(model)
-    if size is not None:
-        contract["input_size"] = size
+    images = input_size(model)
+    if images is not None:
+        contract["input_size"] = images
     operators = Counter(node.op_type for node in model.graph.node)
     remark = "operators: " + ", ".join(f"{name} {count}" for name, count in operators.most_common(12))
     return Contents("onnx", "an ONNX model", tuple(findings[:50]), tree, None, None, contract, (remark,))

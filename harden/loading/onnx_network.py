@@ -151,7 +151,7 @@ def _constant(attributes: dict[str, Any], numpy_helper: Any) -> Any:
 
 def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
     """Attributes as Python's own text, numbers and lists."""
-    plain = {}
+    plain: dict[str, Any] = {}
     for key, value in attributes.items():
         if isinstance(value, bytes):
             plain[key] = value.decode("utf-8", "replace")

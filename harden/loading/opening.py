@@ -11,16 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from harden.errors import BadModel, HardenError, UsageError
-from harden.loading import architecture, onnx_network, statedict
+from harden.loading import architecture, onnx_network, statedict, trusted
 from harden.loading import contract as contracts
 from harden.loading.contents import Contents
 from harden.loading.fit import fit
+from harden.loading.folder import scan_folder
 from harden.loading.guess import candidates, guess
 from harden.loading.modules import find_module, rebuild, same_function
 from harden.loading.opcodes import DamagedError
 from harden.loading.rules import MAX_SIZE, finding
 from harden.loading.scan import Scanned, scan
 from harden.types import Contract, Finding, Source, Suspect
+
+_RUNNABLE = ("torch-zip", "torch-legacy", "pickle", "torchscript", "torch-export")
+"""Formats whose own loaders run code, which --trust-code allows."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,13 @@ def load(
     `classes` are the folder names of the images, which name the logits in sorted order unless a contract does.
     """
     said = _said(path, contract_file, {"mean": mean, "std": std, "input_size": input_size})
-    scanned = scan(path, max_size or MAX_SIZE, trust_code=trust_code)
+    scanned = _scanned(path, max_size or MAX_SIZE, trust_code=trust_code)
     said.append(("the model file", scanned.contents.contract))
     spec = arch or _first(said, "architecture") or scanned.contents.architecture
-    module, spec, findings = _module(scanned, spec, _first(said, "num_classes"))
+    if trust_code and arch is None and scanned.contents.format in _RUNNABLE:
+        module, findings = trusted.run(scanned), (finding("code-trusted", "opened by its own loader"),)
+    else:
+        module, spec, findings = _module(scanned, spec, _first(said, "num_classes"))
     _check_weights(module, path)
     if spec is None and scanned.contents.format != "onnx":
         spec = _twin(scanned, module, _first(said, "input_size"))
@@ -101,7 +108,7 @@ def inspect(
 ) -> Inspection:
     """Says what a file is without running it; what is unknown about it is said and not refused."""
     said = _said(path, contract_file, {"mean": mean, "std": std, "input_size": input_size})
-    scanned = scan(path, max_size or MAX_SIZE)
+    scanned = _scanned(path, max_size or MAX_SIZE)
     contents = scanned.contents
     said.append(("the model file", contents.contract))
     weights = statedict.find(contents)
@@ -135,6 +142,12 @@ def uses(contents: Contents, spec: str | None) -> Mapping[str, str]:
         return dict.fromkeys(("inspect", "scan", "verify", "clean"), "yes")
     need = "needs --arch (torchvision:NAME, timm:NAME or FILE.py:FUNCTION)"
     return {"inspect": "yes", "scan": need, "verify": need, "clean": need}
+
+
+def _scanned(path: Path, max_size: int, *, trust_code: bool = False) -> Scanned:
+    if path.is_dir():
+        return scan_folder(path, max_size, trust_code=trust_code)
+    return scan(path, max_size, trust_code=trust_code)
 
 
 def _said(path: Path, named: Path | None, overrides: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

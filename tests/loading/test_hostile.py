@@ -62,11 +62,11 @@ def test_nothing_of_the_corpus_is_executed_or_accepted(cage: Path) -> None:
         assert not (cage / CANARY).exists(), name
     assert not accepted
     assert [n for n in wrongly_named if n[0] not in MERELY_BROKEN] == []
-    for error in refused:
-        assert error.exit_code == UNSAFE
-        assert error.hint
-        assert {f.rule for f in error.findings} <= set(RULES)
-        assert any(f.severity in ("high", "critical") for f in error.findings)
+    for refusal in refused:
+        assert refusal.exit_code == UNSAFE
+        assert refusal.hint
+        assert {f.rule for f in refusal.findings} <= set(RULES)
+        assert any(f.severity in ("high", "critical") for f in refusal.findings)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors", ".onnx", ".bin", ".png"])

@@ -1,0 +1,329 @@
+"""Every form that a checkpoint comes in gives the same network, and every misfit a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from harden.errors import BadData, BadModel, HardenError, Mismatch, UnsafeFile, UsageError
+from harden.loading import inspect, load
+
+CODE = """
+from torch import nn
+
+def small(num_classes, width=8):
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 3), nn.BatchNorm2d(2 * width), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, num_classes))
+
+def wide(num_classes):
+    return small(num_classes, 16)
+
+def grey(num_classes, in_channels):
+    net = small(num_classes)
+    net[0] = nn.Conv2d(in_channels, 8, 3, padding=1, bias=False)
+    return net
+
+def probable(num_classes):
+    return nn.Sequential(*small(num_classes), nn.Softmax(1))
+"""
+HOW: dict[str, Any] = {"mean": [0.5], "std": [0.25], "input_size": [3, 16, 16]}
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    file = tmp_path / "nets.py"
+    file.write_text(CODE, encoding="utf-8")
+    return file
+
+
+def network(classes: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    space: dict[str, Any] = {}
+    exec(CODE, space)  # the fixture's own text
+    module: nn.Module = space["small"](classes)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean = torch.randn(part.num_features)
+    return module.eval()
+
+
+def beside(net: nn.Module) -> dict[str, Any]:
+    """A checkpoint as training scripts write it."""
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.rand(2, 3, 16, 16)).sum().backward()
+    optimizer.step()
+    return {
+        "epoch": 7,
+        "best": np.float64(0.93),
+        "args": argparse.Namespace(lr=0.1, path=Path("x")),
+        "rng": torch.get_rng_state(),
+        "optimizer": optimizer.state_dict(),
+        "history": np.arange(4.0),
+    }
+
+
+SAVED: dict[str, Callable[[nn.Module, Path], object]] = {
+    "plain": lambda net, path: torch.save(net.state_dict(), path),
+    "legacy": lambda net, path: torch.save(net.state_dict(), path, _use_new_zipfile_serialization=False),
+    "protocol 4": lambda net, path: torch.save(net.state_dict(), path, pickle_protocol=4),
+    "under net": lambda net, path: torch.save({"net": net.state_dict(), "acc": 91.2, "epoch": 3}, path),
+    "under state_dict": lambda net, path: torch.save({"state_dict": net.state_dict()}, path),
+    "under model_state_dict": lambda net, path: torch.save({"model_state_dict": net.state_dict()}, path),
+    "two steps down": lambda net, path: torch.save({"checkpoint": {"model": net.state_dict()}}, path),
+    "beside everything": lambda net, path: torch.save({**beside(net), "model": net.state_dict()}, path),
+    "data parallel": lambda net, path: torch.save(nn.DataParallel(net).state_dict(), path),
+    "compiled": lambda net, path: torch.save({f"_orig_mod.{k}": v for k, v in net.state_dict().items()}, path),
+    "wrapped": lambda net, path: torch.save({f"backbone.{k}": v for k, v in net.state_dict().items()}, path),
+    "parameters": lambda net, path: torch.save(dict(net.named_parameters()) | dict(net.named_buffers()), path),
+    "safetensors": lambda net, path: safetensors.torch.save_file(net.state_dict(), path),
+    "whole": lambda net, path: torch.save(net, path),
+    "whole, legacy": lambda net, path: torch.save(net, path, _use_new_zipfile_serialization=False),
+    "whole, under model": lambda net, path: torch.save({"model": net, "epoch": 1}, path),
+    "whole, data parallel": lambda net, path: torch.save(nn.DataParallel(net), path),
+    "torchscript": lambda net, path: torch.jit.script(net).save(str(path)),
+    "traced": lambda net, path: torch.jit.trace(net, torch.rand(1, 3, 16, 16)).save(str(path)),
+    "without counters": lambda net, path: torch.save(
+        {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}, path
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", SAVED)
+def test_every_saved_form_is_the_same_network(form: str, tmp_path: Path, code: Path) -> None:
+    net, path = network(), tmp_path / "model.bin"
+    SAVED[form](net, path)
+    expected = net.eval()(torch.ones(1, 3, 16, 16))
+    suspect = load(path, arch=f"{code}:small", **HOW)
+    assert torch.equal(suspect.module(torch.ones(1, 3, 16, 16)), expected)
+    assert suspect.contract.num_classes == 4
+    assert not suspect.module.training
+
+
+@pytest.mark.parametrize("form", ["whole", "whole, legacy", "whole, under model", "whole, data parallel"])
+def test_a_whole_module_needs_no_architecture(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, path = network(), tmp_path / "model.pt"
+    SAVED[form](net, path)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+    suspect = load(path, **HOW)
+    assert torch.equal(suspect.module(torch.ones(1, 3, 16, 16)), net(torch.ones(1, 3, 16, 16)))
+
+
+def test_a_hook_in_a_whole_module_is_refused(tmp_path: Path) -> None:
+    net = network()
+    net[0]._forward_hooks[0] = nn.functional.relu  # type: ignore[index, union-attr]
+    torch.save(net, tmp_path / "model.pt")
+    with pytest.raises(UnsafeFile, match="hooks"):
+        load(tmp_path / "model.pt", **HOW)
+
+
+def test_half_precision_is_widened_and_said(tmp_path: Path, code: Path) -> None:
+    torch.save(network().half().state_dict(), tmp_path / "m.pt")
+    suspect = load(tmp_path / "m.pt", arch=f"{code}:small", **HOW)
+    assert {p.dtype for p in suspect.module.parameters()} == {torch.float32}
+    assert [f.rule for f in suspect.source.findings] == ["weights-precision"]
+
+
+def test_the_architecture_of_weights_alone_is_guessed(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    torch.save({"state_dict": resnet18(num_classes=7).state_dict()}, tmp_path / "m.pth")
+    suspect = load(tmp_path / "m.pth", classes=list("abcdefg"))
+    assert suspect.contract.architecture == "torchvision:resnet18"
+    assert suspect.contract.classes == tuple("abcdefg")
+    assert {f.rule for f in suspect.source.findings} == {"weights-nested", "architecture-guessed", "contract-default"}
+
+
+CAUSES = {
+    "classes": (
+        {},
+        "small",
+        "num_classes = 9\nmean=[0]\nstd=[1]\ninput_size=[3,16,16]",
+        "made for 4 classes and not for 9",
+    ),
+    "width": ({}, "wide", "", "another width"),
+    "missing": ({"drop": "3.weight"}, "small", "", "less"),
+    "extra": ({"add": "9.weight"}, "small", "", "more"),
+}
+
+
+@pytest.mark.parametrize("case", CAUSES)
+def test_a_mismatch_names_the_difference_and_its_cause(case: str, tmp_path: Path, code: Path) -> None:
+    change, function, contract, cause = CAUSES[case]
+    weights = network().state_dict()
+    if "drop" in change:
+        del weights[change["drop"]]
+    if "add" in change:
+        weights[change["add"]] = torch.zeros(2, 2)
+    torch.save(weights, tmp_path / "m.pt")
+    if contract:
+        (tmp_path / "model.toml").write_text(f"[model]\n{contract}\n", encoding="utf-8")
+    with pytest.raises(Mismatch) as caught:
+        load(tmp_path / "m.pt", arch=f"{code}:{function}", **({} if contract else HOW))
+    assert cause in caught.value.hint
+    assert ".weight" in caught.value.message
+    assert "expected" in caught.value.message or "not part" in caught.value.message
+
+
+def test_grey_images_are_found_from_the_first_convolution(tmp_path: Path, code: Path) -> None:
+    net = network()
+    net[0] = nn.Conv2d(1, 8, 3, padding=1, bias=False)  # type: ignore[index]
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    suspect = load(tmp_path / "m.pt", arch=f"{code}:grey", mean=[0], std=[1], input_size=[1, 16, 16])
+    assert suspect.module(torch.zeros(2, 1, 16, 16)).shape == (2, 4)
+
+
+def test_probabilities_are_noticed(tmp_path: Path, code: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "m.pt")
+    suspect = load(tmp_path / "m.pt", arch=f"{code}:probable", **HOW)
+    assert "output-probabilities" in {f.rule for f in suspect.source.findings}
+
+
+REFUSED: dict[str, tuple[Callable[[Path, nn.Module], object], dict[str, Any], type[HardenError], str]] = {
+    "empty": (lambda p, _: p.write_bytes(b""), {}, BadModel, "empty"),
+    "junk": (lambda p, _: p.write_bytes(b"\x01\x02" * 500), {}, BadModel, "no known model format"),
+    "lfs pointer": (
+        lambda p, _: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+        {},
+        BadModel,
+        "git lfs",
+    ),
+    "web page": (lambda p, _: p.write_bytes(b"<!DOCTYPE html><html>"), {}, BadModel, "web page"),
+    "truncated": (
+        lambda p, n: (torch.save(n.state_dict(), p), p.write_bytes(p.read_bytes()[:-100])),
+        {},
+        BadModel,
+        "trunc",
+    ),
+    "nan": (lambda p, n: (n[3].weight.data.fill_(np.nan), torch.save(n.state_dict(), p)), {}, BadModel, "NaN"),  # type: ignore[index, union-attr, operator]
+    "no weights": (lambda p, _: torch.save({"epoch": 3}, p), {}, BadModel, "without any weights"),
+    "a folder": (lambda p, _: p.mkdir(), {}, BadModel, "folder"),
+    "nothing there": (lambda _p, _n: None, {}, BadModel, "cannot be read"),
+    "another size": (lambda p, n: torch.save(n.state_dict(), p), {"input_size": [3, 1, 1]}, BadModel, "does not take"),
+    "another channel": (
+        lambda p, n: torch.save(n.state_dict(), p),
+        {"input_size": [1, 16, 16]},
+        BadModel,
+        "does not take",
+    ),
+    "mean of 255": (lambda p, n: torch.save(n.state_dict(), p), {"mean": [123.7]}, BadModel, "divide it by 255"),
+    "two means": (lambda p, n: torch.save(n.state_dict(), p), {"mean": [0.1, 0.2]}, UsageError, "3 channels"),
+    "no settings": (lambda p, n: torch.save(n.state_dict(), p), {"mean": None, "std": None}, UsageError, "--std"),
+    "unknown arch": (
+        lambda p, n: torch.save(n.state_dict(), p),
+        {"arch": "torchvision:resnet19"},
+        UsageError,
+        "resnet1",
+    ),
+    "arch without kind": (
+        lambda p, n: torch.save(n.state_dict(), p),
+        {"arch": "resnet18"},
+        UsageError,
+        "torchvision:resnet18",
+    ),
+    "timm from a hub": (
+        lambda p, n: torch.save(n.state_dict(), p),
+        {"arch": "timm:hf-hub:a/b"},
+        UsageError,
+        "no architecture",
+    ),
+    "other classes": (lambda p, n: torch.save(n.state_dict(), p), {"classes": ["a", "b"]}, BadData, "4 logits"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_opened_is_refused_with_a_sentence(case: str, tmp_path: Path, code: Path) -> None:
+    write, options, kind, sentence = REFUSED[case]
+    path = tmp_path / "model with spaces é.pt"
+    write(path, network())
+    with pytest.raises(kind) as caught:
+        load(path, **{"arch": f"{code}:small", **HOW, **options})
+    assert sentence in str(caught.value)
+
+
+CONTRACTS: dict[str, tuple[str, type[HardenError], str]] = {
+    "unknown key": ("[model]\nmeans = [0]", BadModel, "did you mean 'mean'"),
+    "unknown table": ("[modell]\nmean = [0]", BadModel, "did you mean 'model'"),
+    "no toml": ("[model", BadModel, "no TOML"),
+    "code": ('[model]\narchitecture = "nets.py:small"', UnsafeFile, "--arch nets.py:small"),
+    "negative std": ("[model]\nstd = [-1]", BadModel, "not positive"),
+    "class twice": ('[model]\nclasses = ["a", "a"]', BadModel, "twice"),
+    "wrong count": ('[model]\nclasses = ["a", "b", "c"]', BadData, "3 classes"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRACTS)
+def test_a_contract_that_cannot_be_is_refused(case: str, tmp_path: Path, code: Path) -> None:
+    text, kind, sentence = CONTRACTS[case]
+    torch.save(network().state_dict(), tmp_path / "m.pt")
+    (tmp_path / "model.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(kind) as caught:
+        load(tmp_path / "m.pt", arch=f"{code}:small", **HOW)
+    assert sentence in str(caught.value)
+
+
+def test_arguments_beat_the_contract_beats_what_is_published(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    torch.save(resnet18(num_classes=2).state_dict(), tmp_path / "m.pt")
+    text = '[model]\narchitecture = "torchvision:resnet18"\nclasses = ["no", "yes"]\ninput_size = [3, 32, 32]'
+    text += "\nmean = [0.1, 0.1, 0.1]"
+    (tmp_path / "model.toml").write_text(text, encoding="utf-8")
+    contract = load(tmp_path / "m.pt", mean=[0.9]).contract
+    assert contract.mean == (0.9, 0.9, 0.9)
+    assert contract.input_size == (3, 32, 32)
+    assert contract.std == (0.229, 0.224, 0.225)
+    assert contract.classes == ("no", "yes")
+
+
+def test_a_timm_folder_brings_its_settings(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "model.safetensors")
+    settings = {"input_size": [3, 64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    config = {"architecture": "mobilenetv3_small_050", "num_classes": 3, "pretrained_cfg": settings}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    suspect = load(tmp_path)
+    assert suspect.contract.input_size == (3, 64, 64)
+    assert torch.equal(suspect.module(torch.ones(1, 3, 64, 64)), net(torch.ones(1, 3, 64, 64)))
+
+
+def test_torchscript_runs_only_on_trust(tmp_path: Path) -> None:
+    net, path = network(), tmp_path / "m.pt"
+    torch.jit.script(net).save(str(path))  # type: ignore[no-untyped-call]
+    with pytest.raises(UsageError, match="--arch"):
+        load(path, **HOW)
+    suspect = load(path, trust_code=True, **HOW)
+    assert "code-trusted" in {f.rule for f in suspect.source.findings}
+    assert torch.allclose(suspect.module(torch.ones(1, 3, 16, 16)), net(torch.ones(1, 3, 16, 16)))
+
+
+def test_inspect_tells_what_it_is_and_what_is_lacking(tmp_path: Path) -> None:
+    torch.save({"net": network().state_dict()}, tmp_path / "m.pt")
+    seen = inspect(tmp_path / "m.pt")
+    assert seen.source.format == "torch-zip"
+    assert [layer.name for layer in seen.layers][:2] == ["0.weight", "1.weight"]
+    assert seen.layers[0].shape == (8, 3, 3, 3)
+    assert seen.architecture is None
+    assert seen.contract is None
+    assert "--arch" in seen.uses["clean"]
+    assert "--mean" in seen.remarks[0]
+
+
+def test_the_global_generator_is_left_alone(tmp_path: Path, code: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "m.pt")
+    before = torch.get_rng_state()
+    load(tmp_path / "m.pt", arch=f"{code}:small", **HOW)
+    assert torch.equal(torch.get_rng_state(), before)
