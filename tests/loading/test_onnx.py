@@ -1,0 +1,112 @@
+"""ONNX files become networks; what cannot become one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from harden.errors import BadModel, UnsafeFile
+from harden.loading import inspect, load
+
+PIXELS = [3, 8, 8]
+
+
+def graph(extra: list[onnx.NodeProto] | None = None, *, end: str = "logits") -> onnx.ModelProto:
+    """Convolution, ReLU, mean, product: by hand, with a free batch size."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "conv.weight": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "conv.bias": rng.standard_normal(4).astype(np.float32),
+        "fc.weight": rng.standard_normal((5, 4)).astype(np.float32),
+        "fc.bias": rng.standard_normal(5).astype(np.float32),
+        "shape": np.array([0, 4], dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("Conv", ["images", "conv.weight", "conv.bias"], ["a"], pads=[1, 0, 0, 1], strides=[2, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("GlobalAveragePool", ["b"], ["c"]),
+        helper.make_node("Reshape", ["c", "shape"], ["d"]),
+        helper.make_node("Gemm", ["d", "fc.weight", "fc.bias"], ["logits"], transB=1),
+        *(extra or []),
+    ]
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", *PIXELS])],
+            [helper.make_tensor_value_info(end, TensorProto.FLOAT, ["n", 5])],
+            [numpy_helper.from_array(array, name) for name, array in weights.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+
+
+def test_a_graph_becomes_layers_that_can_be_trained(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(graph().SerializeToString())
+    suspect = load(path, mean=[0], std=[1])
+    assert suspect.contract.input_size == tuple(PIXELS)
+    assert suspect.contract.num_classes == 5
+    convs = [m for m in suspect.module.modules() if isinstance(m, nn.Conv2d)]
+    assert [c.out_channels for c in convs] == [4]
+    suspect.module(torch.rand(3, *PIXELS)).sum().backward()
+    assert convs[0].weight.grad is not None
+    assert float(convs[0].weight.grad.abs().sum()) > 0
+
+
+def test_it_agrees_with_onnx_runtime(tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(graph().SerializeToString())
+    images = torch.rand(2, *PIXELS)
+    expected = ort.InferenceSession(path).run(None, {"images": images.numpy()})[0]
+    with torch.no_grad():
+        got = load(path, mean=[0], std=[1]).module(images).numpy()
+    assert np.abs(got - expected).max() < 1e-5  # one convolution and one product in float32
+
+
+def test_unknown_operators_are_all_named(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Det", ["logits"], ["x"]), helper.make_node("NonZero", ["x"], ["y"])]
+    (tmp_path / "m.onnx").write_bytes(graph(nodes, end="y").SerializeToString())
+    with pytest.raises(BadModel, match=r"Det \(1\), NonZero \(1\)"):
+        load(tmp_path / "m.onnx", mean=[0], std=[1])
+
+
+def test_tensors_outside_the_file_are_refused(tmp_path: Path) -> None:
+    model = graph()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../etc/passwd")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UnsafeFile, match="etc/passwd") as caught:
+        inspect(tmp_path / "m.onnx")
+    assert caught.value.findings[0].rule == "onnx-external"
+
+
+def test_foreign_operators_are_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Run", ["logits"], ["y"], domain="com.evil")]
+    (tmp_path / "m.onnx").write_bytes(graph(nodes, end="y").SerializeToString())
+    with pytest.raises(UnsafeFile, match=r"com\.evil:Run"):
+        inspect(tmp_path / "m.onnx")
+
+
+def test_a_tensor_that_brings_no_data_is_refused(tmp_path: Path) -> None:
+    model = graph()
+    model.graph.initializer[0].dims[0] = 2**40
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UnsafeFile, match="claims"):
+        inspect(tmp_path / "m.onnx")
+
+
+def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(graph().SerializeToString()[:-40])
+    with pytest.raises(BadModel, match="damaged"):
+        inspect(tmp_path / "m.onnx")
