@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -11,11 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from harden.loading import Inspection
 from harden.outcome import Report
 from harden.reports import words
 from harden.types import Check, Finding, Verdict
-from harden.verification import Verification
+
+if TYPE_CHECKING:
+    from harden.loading import Inspection
+    from harden.verification import Verification
 
 COLOURS = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not decided": ("?", "yellow"), "waived": ("~", "yellow")}
