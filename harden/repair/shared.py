@@ -63,8 +63,7 @@ class SharedAdversarial:
             said = as_logits(h(torch.cat([x, attacked])))
             with torch.no_grad():
                 c = suspect(attacked).argmax(1)
-            p = said[len(x) :].softmax(1).gather(1, c[:, None]).squeeze(1)
-            forbidden = -torch.log1p(-p.clamp(max=0.999)) * (c != y)
+            forbidden = -log_not(said[len(x) :], c) * (c != y)
             total: Tensor = self.clean * F.cross_entropy(said[: len(x)], y) + self.unlearn * forbidden.mean()
             return total
 
@@ -97,6 +96,12 @@ class SharedAdversarial:
             d = (d.detach() - self.step * slope.sign()).clamp(-self.eps, self.eps)
         found: Tensor = d.detach()
         return found
+
+
+def log_not(logits: Tensor, c: Tensor) -> Tensor:
+    """log(1 - p_c), exact however sure the network is: the published code clamps p, and its gradient ends there."""
+    others = logits.scatter(1, c[:, None], -torch.inf)
+    return torch.logsumexp(others, 1) - torch.logsumexp(logits, 1)
 
 
 def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class RowShift:
         after = head(forgetful)
         assert after is not None
         d = (after.weight - before.weight).detach().abs().sum(1)
-        z = (d - d.median()).abs() / (1.4826 * (d - d.median()).abs().median()).clamp_min(1e-12)
+        spread = 1.4826 * (d - d.median()).abs().median()
+        z = (d - d.median()).abs() / spread.clamp_min(1e-4 * d.median()).clamp_min(1e-12)  # rounding is no outlier
         strange = [c for c in d.argsort(descending=True).tolist() if z[c] > self.threshold and d[c] > d.median()]
         evidence = tuple(
             ClassEvidence(c, float(z[c]) if d[c] > d.median() else 0.0, self.threshold, "row-shift")
