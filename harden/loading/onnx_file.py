@@ -18,7 +18,8 @@ _DTYPES = {1: "float32", 10: "float16", 11: "float64", 7: "int64", 6: "int32", 9
 
 def looks_like(data: bytes) -> bool:
     """A protobuf message whose fields are those of a model, as far as its first few go."""
-    position, seen = 0, set()
+    position = 0
+    seen: set[int] = set()
     while position < len(data) and len(seen) < 12:
         tag, position = _varint(data, position)
         field, kind = tag >> 3, tag & 7

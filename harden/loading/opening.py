@@ -77,7 +77,8 @@ def load(
     said.append(("the model file", scanned.contents.contract))
     spec = arch or _first(said, "architecture") or scanned.contents.architecture
     if trust_code and arch is None and scanned.contents.format in _RUNNABLE:
-        module, findings = trusted.run(scanned), (finding("code-trusted", "opened by its own loader"),)
+        module = trusted.run(scanned)
+        findings: tuple[Finding, ...] = (finding("code-trusted", "opened by its own loader"),)
     else:
         module, spec, findings = _module(scanned, spec, _first(said, "num_classes"))
     _check_weights(module, path)

@@ -167,7 +167,10 @@ def callables(canary: str) -> dict[str, bytes]:
         "builtins.vars": b"",
         "gc.get_objects": b"",
     }
-    return {name: pickle(call(*name.rsplit(".", 1), arguments)) for name, arguments in plain.items()}
+    return {
+        name: pickle(call(name.rpartition(".")[0], name.rpartition(".")[2], arguments))
+        for name, arguments in plain.items()
+    }
 
 
 def stack_games(canary: str) -> dict[str, bytes]:

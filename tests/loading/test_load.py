@@ -178,7 +178,7 @@ def test_a_mismatch_names_the_difference_and_its_cause(case: str, tmp_path: Path
 
 def test_grey_images_are_found_from_the_first_convolution(tmp_path: Path, code: Path) -> None:
     net = network()
-    net[0] = nn.Conv2d(1, 8, 3, padding=1, bias=False)  # type: ignore[index]
+    net[0] = nn.Conv2d(1, 8, 3, padding=1, bias=False)  # type: ignore[index, operator]
     torch.save(net.state_dict(), tmp_path / "m.pt")
     suspect = load(tmp_path / "m.pt", arch=f"{code}:grey", mean=[0], std=[1], input_size=[1, 16, 16])
     assert suspect.module(torch.zeros(2, 1, 16, 16)).shape == (2, 4)
@@ -188,6 +188,17 @@ def test_probabilities_are_noticed(tmp_path: Path, code: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "m.pt")
     suspect = load(tmp_path / "m.pt", arch=f"{code}:probable", **HOW)
     assert "output-probabilities" in {f.rule for f in suspect.source.findings}
+
+
+def _truncated(path: Path, net: nn.Module) -> None:
+    torch.save(net.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _diverged(path: Path, net: nn.Module) -> None:
+    weights = net.state_dict()
+    weights["3.weight"].fill_(np.nan)
+    torch.save(weights, path)
 
 
 REFUSED: dict[str, tuple[Callable[[Path, nn.Module], object], dict[str, Any], type[HardenError], str]] = {
@@ -201,12 +212,12 @@ REFUSED: dict[str, tuple[Callable[[Path, nn.Module], object], dict[str, Any], ty
     ),
     "web page": (lambda p, _: p.write_bytes(b"<!DOCTYPE html><html>"), {}, BadModel, "web page"),
     "truncated": (
-        lambda p, n: (torch.save(n.state_dict(), p), p.write_bytes(p.read_bytes()[:-100])),
+        _truncated,
         {},
         BadModel,
         "trunc",
     ),
-    "nan": (lambda p, n: (n[3].weight.data.fill_(np.nan), torch.save(n.state_dict(), p)), {}, BadModel, "NaN"),  # type: ignore[index, union-attr, operator]
+    "nan": (_diverged, {}, BadModel, "NaN"),
     "no weights": (lambda p, _: torch.save({"epoch": 3}, p), {}, BadModel, "without any weights"),
     "a folder": (lambda p, _: p.mkdir(), {}, BadModel, "folder"),
     "nothing there": (lambda _p, _n: None, {}, BadModel, "cannot be read"),
