@@ -170,7 +170,7 @@ class Filter(NamedTuple):
     """One output channel of one convolution."""
 
     layer: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a filter
 
     def __str__(self) -> str:
         return f"{self.layer}[{self.index}]"
@@ -199,6 +199,9 @@ class Proposal:
     stopped_because: str = ""
     useless: tuple[Filter, ...] = ()
     """Filters that harm nobody and help nobody, least useful first: they may go to reach an aligned width."""
+    spare: tuple[Filter, ...] = ()
+    """Filters that clean images do not need, in whole aligned groups: what can be cut of them is cut, what cannot
+    stays open and untouched."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from harden.network import Classifier, Unit, as_logits, close, closed, predict
 from harden.pruning.greedy import Lookout, openings
+from harden.pruning.spare import Spare
 from harden.scoring.folded import folded
 from harden.scoring.gate import Gate
 from harden.scoring.gradient import Scores, batch_for
@@ -41,6 +42,8 @@ class GateSearch:
     max_accuracy_drop: float = 0.02
     """Absolute, on the split made for choosing, of all cuts together."""
     max_rounds: int = 8
+    spare: Spare = field(default_factory=Spare)
+    """What else may go, since clean images do not need it."""
 
     def __call__(self, model: Classifier, splits: Splits, evidence: Evidence, run: Run) -> Proposal:
         if evidence.status != "backdoored" or not evidence.triggers:
@@ -73,7 +76,8 @@ class GateSearch:
                     alive[layer][index] = False
                 rounds.append(seen)
                 task.advance(1, f"{seen.closed[0]}, accuracy {seen.accuracy}, attack success {seen.attack_success}")
-        return Proposal(tuple(f for r in rounds for f in r.closed), tuple(rounds), because)
+        guilty = tuple(f for r in rounds for f in r.closed)
+        return Proposal(guilty, tuple(rounds), because, spare=self.spare(model, splits, guilty, run))
 
     def _worth(self, model: Classifier, clean: Images, twins: Images) -> float:
         """J."""

@@ -74,6 +74,11 @@ class Operation:
         touched = choose.by_layer(self.guilty)
         return [name for name in self.parts if name in touched]
 
+    def spare_layers(self) -> list[str]:
+        """The layers that hold spare filters, in the order of the forward pass."""
+        touched = choose.by_layer(self.proposal.spare)
+        return [name for name in self.parts if name in touched]
+
     def refuse(self, layer: str, reason: str, only: Sequence[Filter] | None = None) -> None:
         """The guilty filters of this layer that are still there stay closed, for this reason."""
         told = {refusal.filter for refusal in self.refusals}
@@ -96,6 +101,20 @@ class Operation:
             self.refuse(name, "the time was up")
         else:
             self.refuse(name, self._attempt(knife, reach))
+
+    def spare(self, knife: Knife, name: str) -> None:
+        """Cuts the spare channels of one layer, down to an aligned width; where that is not possible, none of them."""
+        reach = knife.reach(name)
+        if reach.obstacle or time.monotonic() > self.run.deadline:
+            return
+        original = self.ledger.original(reach)
+        unwanted = {*self.guilty, *self.proposal.spare}
+        channels = {c for c in range(reach.width) if any(Filter(*original(row)) in unwanted for row in reach.rows([c]))}
+        size = len(channels) - (len(channels) - reach.width) % self.align
+        cut = self._order(reach, original, channels, set())[: max(0, size)]
+        whole = 0 < len(cut) < reach.width and set(cut) <= channels
+        if whole and self.guard.accepts(self.guard.drop([original(row) for row in reach.rows(cut)])):
+            self._cut(knife, reach, original, cut)
 
     def _attempt(self, knife: Knife, reach: Reach) -> str:
         """Cuts what can go; the reason why what is still there has to stay."""

@@ -53,15 +53,19 @@ def operate(
     renew_statistics    batch normalisation's statistics may be estimated again, if accuracy fell and where it helps
     """
     operation = Operation(model, proposal, splits, run, align, max_accuracy_drop, remove_coupled)
-    layers = operation.layers()
-    if layers:
+    layers, spare = operation.layers(), operation.spare_layers()
+    if layers or spare:
         graph: Graph | str = Graph.of(operation.work, operation.inputs[:1])
-        with run.progress.task("surgery", len(layers)) as task:
+        with run.progress.task("surgery", len(layers) + len(spare)) as task:
             for layer in layers:
                 if isinstance(graph, str):
                     operation.refuse(layer, UNREADABLE + graph)
                 else:
                     operation.layer(graph, layer)
+                task.advance(note=layer)
+            for layer in spare:
+                if not isinstance(graph, str):
+                    operation.spare(graph, layer)
                 task.advance(note=layer)
     operation.finish(renew_statistics)
     widths = {name: unit.width for name, unit in operation.parts.items()}

@@ -60,4 +60,5 @@ def _least(W: Tensor, logits: Tensor, k: int, quantile: float, steps: int) -> Te
     dual = torch.zeros_like(need)
     for _ in range(steps):
         dual = (dual + step * (need - G @ dual)).clamp_min(0)
-    return (D.T @ dual).norm()
+    size: Tensor = (D.T @ dual).norm()
+    return size

@@ -32,9 +32,12 @@ class Change(Protocol):
 class Family(Protocol):
     """Makes changes to start the search from."""
 
-    name: str
-    rate: float
-    """Adam's step, in the unit of the parameters."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rate(self) -> float:
+        """Adam's step, in the unit of the parameters."""
 
     def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change: ...
 
@@ -63,6 +66,43 @@ class Additive:
     def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
         pattern = self.spread * torch.randn(1, *shape, generator=generator)
         return _Added([pattern.to(device).requires_grad_()])
+
+
+@dataclass(eq=False)
+class _Spectral:
+    parameters: list[Tensor]
+    height: int
+    width: int
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        down, across = (cosines(n, self.parameters[0].shape[-1], pixels.device) for n in (self.height, self.width))
+        return (pixels + torch.einsum("bcij,ih,jw->bchw", self.parameters[0], down, across)).clamp(0, 1)
+
+    def size(self) -> Tensor:
+        return 10 * self.parameters[0].abs().sum()
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """x' = clip(x + p), p of few frequencies: smooth patterns, sinusoids, what hides in a spectrum. Size: the L1 norm
+    of its cosine coefficients, which few frequencies keep small.
+    """
+
+    name: str = "spectral"
+    rate: float = 0.004
+    frequencies: int = 16
+    """Along each side, from the lowest."""
+
+    def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
+        kept = min(self.frequencies, *shape[1:])
+        weights = 1e-4 * torch.randn(1, shape[0], kept, kept, generator=generator)
+        return _Spectral([weights.to(device).requires_grad_()], shape[1], shape[2])
+
+
+def cosines(length: int, count: int, device: torch.device) -> Tensor:
+    """The first cosines over so many pixels, each of amplitude 1: (count, length)."""
+    k = torch.arange(count, device=device)[:, None]
+    return torch.cos(torch.pi * (2 * torch.arange(length, device=device)[None] + 1) * k / (2 * length))
 
 
 @dataclass(eq=False)

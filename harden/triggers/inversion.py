@@ -49,7 +49,7 @@ class ToNext:
 class Search:
     """How hard to look."""
 
-    batch: int = 48
+    batch: int = 40
     success: float = 0.95
     """Share of a batch that has to follow before a change counts."""
     weight: float = 0.05

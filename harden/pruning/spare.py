@@ -1,0 +1,71 @@
+"""Filters that clean images do not need: room in which a backdoor lives, and time that a device spends on nothing.
+
+    cost_i = 1/2 mean_n (dL_n / dg_ni)^2          what closing filter i would cost   (guard.costs)
+    group  = the `align` cheapest open filters of a layer that is free to lose them
+    spare  = groups, the cheapest per filter first, while the sum of their costs stays under `most` of the loss
+
+Only convolutions whose channels are theirs alone are asked: out of a residual stream nothing goes unnoticed. The
+accuracy guard of the surgery has the last word on each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from harden.network import Classifier, as_logits, close, predict, units
+from harden.pruning import guard
+from harden.pruning.surgery import Graph
+from harden.types import Filter, Run, Splits
+
+ENOUGH = 256  # images to rank filters by
+
+
+@dataclass(frozen=True)
+class Spare:
+    """How much may go besides the guilty filters."""
+
+    most: float = 0.02
+    """Of the clean loss, in all."""
+    layer: float = 0.25
+    """Of a layer's filters, at most."""
+    align: int = 8
+
+    def __call__(self, model: Classifier, splits: Splits, guilty: Collection[Filter], run: Run) -> tuple[Filter, ...]:
+        """Whole groups of filters; those of the guilty that share a layer with a group count towards it."""
+        model = model.copy().eval()
+        parts = units(model)
+        close(parts, guilty)
+        order = torch.randperm(len(splits.tune), generator=torch.Generator().manual_seed(run.seed))
+        clean = splits.tune.take(order[:ENOUGH])
+        free = _free(model, list(parts), clean.pixels[:1])
+        costs = guard.costs(model, {name: parts[name] for name in free}, clean)
+        allowed = self.most * float(F.cross_entropy(as_logits(predict(model, clean)), clean.labels))
+        gone = set(guilty)
+        groups: list[tuple[float, list[Filter]]] = []
+        for name in free:
+            width = parts[name].width
+            ranked = sorted(parts[name].filters(), key=lambda f: (f not in gone, float(costs[f.layer][f.index]), f))
+            ends = range(width % self.align or self.align, int(self.layer * width) + 1, self.align)
+            for start, end in zip([0, *ends], ends, strict=False):
+                chosen = ranked[start:end]
+                groups.append((float(sum(costs[f.layer][f.index] for f in chosen)), chosen))
+        spare: list[Filter] = []
+        for cost, group in sorted(groups, key=lambda pair: (pair[0] / len(pair[1]), pair[1])):
+            if cost > allowed:
+                break
+            allowed -= cost
+            spare += [f for f in group if f not in gone]
+        return tuple(spare)
+
+
+def _free(model: Classifier, names: list[str], pixels: torch.Tensor) -> list[str]:
+    """The layers whose channels no other layer writes."""
+    graph = Graph.of(model.copy().network, (pixels - model.mean) / model.std)
+    if isinstance(graph, str):
+        return []
+    reaches = [graph.reach(name) for name in names]
+    return [r.layer for r in reaches if not r.obstacle and all(len(r.producers(c)) == 1 for c in range(r.width))]
