@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harden.errors import INCONCLUSIVE, MAY_SHIP, POLICY_SAYS_NO, BadOutput, UsageError
+from harden.errors import INCONCLUSIVE, MAY_SHIP, POLICY_SAYS_NO, UNSAFE, BadOutput, UsageError
 from harden.options import Format
 from harden.plan import Plan, plan_text, seconds, settle
 from harden.policy import READY, policy_table, read_policy
@@ -74,7 +74,9 @@ def _report(plan: Plan, flags: Mapping[str, Any], verb: str) -> int:
 
 
 def inspect(flags: Mapping[str, Any]) -> int:
+    """Says what the file is; 4 if the other verbs would refuse to open it."""
     from harden import api
+    from harden.loading.rules import is_unsafe
     from harden.reports.records import encode
 
     found = api.inspect_plan(plan_of(flags))
@@ -85,7 +87,7 @@ def inspect(flags: Mapping[str, Any]) -> int:
     else:
         _only(flags["format"], Format.json)
         _json(encode(found))
-    return MAY_SHIP
+    return UNSAFE if any(is_unsafe(f) for f in found.findings) else MAY_SHIP
 
 
 def verify(flags: Mapping[str, Any]) -> int:
