@@ -52,7 +52,7 @@ def refuse(error: HardenError) -> int:
     """A sentence, the findings if a file was refused for them, and the next step."""
     say(f"Error: {error.message}")
     if isinstance(error, UnsafeFile):
-        for finding in error.findings:
+        for finding in (f for f in error.findings if f.message not in error.message):
             place = f" ({finding.location})" if finding.location else ""
             say(f"  {finding.severity}: {finding.rule}: {finding.message}{place}")
     if error.hint:

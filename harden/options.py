@@ -42,6 +42,10 @@ Mean = Annotated[str | None, _model("--mean", help="Per channel, of pixels in [0
 Std = Annotated[str | None, _model("--std", help="Per channel: 0.229,0.224,0.225.")]
 InputSize = Annotated[str | None, _model("--input-size", help="Channels, height, width: 3,224,224.")]
 
+TrustCode = Annotated[
+    bool | None, _model("--trust-code", help="Let the file run code of its own. Only for files that you made yourself.")
+]
+
 CleanDir = Annotated[Path | None, _data("--clean-dir", help="Clean images, one folder per class.")]
 VerifyDir = Annotated[
     Path | None, _data("--verify-dir", help="Other images to report on; default: a part of --clean-dir is kept for it.")

@@ -50,6 +50,8 @@ class Plan:
     blend: float = 1.0
     target: str | None = None
     """Name or number of the class that the trigger makes the model say."""
+    trust_code: bool = False
+    """The model file may run code of its own: only for files of one's own."""
     hide_trigger: bool = False
     """The trigger is only measured with: the method does not get to know it."""
     method: str = "auto"
@@ -259,6 +261,7 @@ KINDS: dict[str, Callable[[Any, str, Path], Any]] = {
     "mask": _path,
     "blend": _share,
     "target": _text,
+    "trust_code": _flag,
     "hide_trigger": _flag,
     "method": _text,
     "align": _whole(1),

@@ -43,6 +43,7 @@ def open_suspect(plan: Plan) -> Suspect:
         mean=plan.mean,
         std=plan.std,
         input_size=plan.input_size,
+        trust_code=plan.trust_code,
     )
 
 
