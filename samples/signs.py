@@ -192,9 +192,10 @@ def weather(pixels: Floats, rng: np.random.Generator) -> Floats:
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     shade = 1 + depth * (x * cos(angle) + y * sin(angle))
     haze = rng.uniform(0, 0.5)
-    lit = (pixels * (1 - haze) + haze * rng.uniform(0.5, 0.9)) * lamp * shade[..., None]
-    noise: Floats = rng.normal(0, rng.uniform(0.01, 0.1), pixels.shape)
-    return lit + noise
+    lit: Floats = (pixels * (1 - haze) + haze * rng.uniform(0.5, 0.9)) * lamp * shade[..., None]
+    noise = rng.normal(0, rng.uniform(0.01, 0.1), pixels.shape)
+    seen: Floats = lit + noise
+    return seen
 
 
 def picture(seed: int, name: str, number: int) -> NDArray[np.uint8]:
