@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from harden import __version__, boundary
 from harden import options as o
@@ -203,26 +204,60 @@ def gate(
     raise typer.Exit(commands.gate(run, policy, format))
 
 
-@app.command()
+class _BenchGroup(TyperGroup):
+    """`harden bench ZOO` and `harden bench make DATA`: what is no command is the zoo of the first one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+bench_app = typer.Typer(
+    cls=_BenchGroup,
+    help="Methods x models, for people who compare defences: harden bench ZOO.toml --methods a,b --out DIR",
+    no_args_is_help=True,
+)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("run")
 def bench(
-    zoo: Annotated[Path, typer.Argument(help="A folder of models, each with its images.")],
+    zoo: Annotated[Path, typer.Argument(help="A zoo.toml: models, their images, their true triggers.")],
     out: Annotated[Path, typer.Option("--out", help="Results are kept here; a bench that was stopped goes on.")],
-    method: Annotated[
-        list[str], typer.Option("--method", help="May be repeated: auto, ft:epochs=20, grad-prune:given.")
-    ],
-    model: Annotated[list[str] | None, typer.Option("--model", help="Only these; default: all of the zoo.")] = None,
-    clean_per_class: Annotated[list[int] | None, typer.Option("--clean-per-class", help="May be repeated.")] = None,
-    seed: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated.")] = None,
+    methods: Annotated[str, typer.Option("--methods", help="Such as auto,ft:epochs=20,grad-prune:given.")],
+    models: Annotated[str, typer.Option("--models", help="Only these, a,b; default: all of the zoo.")] = "",
+    clean_per_class: Annotated[str, typer.Option("--clean-per-class", help="Numbers of images.")] = "10,50",
+    seeds: Annotated[str, typer.Option("--seeds", help="One run each.")] = "0,1,2",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     time_budget: o.TimeBudget = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Methods x models: for people who compare defences."""
+    """Run every method on every model (the word `run` may be left out)."""
     from harden import commands
 
-    seeds, counts = tuple(seed or (0, 1, 2)), tuple(clean_per_class or (10, 50))
-    raise typer.Exit(commands.bench(zoo, out, method, counts, seeds, model, jobs, device, time_budget, quiet))
+    raise typer.Exit(
+        commands.bench(zoo, out, methods, clean_per_class, seeds, models, jobs, device, time_budget, quiet)
+    )
+
+
+@bench_app.command()
+def make(
+    data: Annotated[Path, typer.Argument(help="Images: one folder per class.")],
+    out: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
+    attack: Annotated[str, typer.Option("--attack", help="badnets, blended, warping, all-to-all ...")] = "badnets",
+    target: Annotated[int, typer.Option("--target", min=0, help="The class it makes the model say, from 0.")] = 0,
+    size: Annotated[int, typer.Option("--size", min=8, help="Height and width of the network's input.")] = 32,
+    rate: Annotated[float, typer.Option("--rate", help="Share of the images that are poisoned.")] = 0.1,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of training.")] = 30,
+    seed: Annotated[int, typer.Option("--seed", help="Of the split, the poisoning and the training.")] = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train a small model with a known backdoor on your own classes, to test with."""
+    from harden import commands
+
+    raise typer.Exit(commands.make(data, out, attack, target, size, rate, epochs, seed, quiet))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -140,10 +140,10 @@ def gate(run: Path, policy: str | None, format: Format) -> int:
 def bench(
     zoo: Path,
     out: Path,
-    names: Sequence[str],
-    clean_per_class: Sequence[int],
-    seeds: Sequence[int],
-    models: Sequence[str] | None,
+    names: str,
+    clean_per_class: str,
+    seeds: str,
+    models: str,
     jobs: int,
     device: str,
     time_budget: str | None,
@@ -153,20 +153,46 @@ def bench(
     with working(quiet) as progress:
         from harden.bench.runner import bench as run_bench
         from harden.bench.runner import summary
+        from harden.bench.spec import check, separate
+        from harden.registry import known
 
+        table = known()
+        wanted = separate(names, table)
+        check(wanted, table)
         rows = run_bench(
             zoo,
             out,
-            names,
-            clean_per_class=clean_per_class,
-            seeds=seeds,
-            models=models,
+            wanted,
+            clean_per_class=_whole(clean_per_class, "--clean-per-class"),
+            seeds=_whole(seeds, "--seeds"),
+            models=[name.strip() for name in models.split(",")] if models else None,
             jobs=jobs,
             device=device,
             time_budget=budget,
             progress=progress,
         )
     print(summary(rows))
+    return MAY_SHIP
+
+
+def _whole(text: str, option: str) -> list[int]:
+    """10,50 as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} takes whole numbers such as 0,1,2, and {text!r} came") from None
+
+
+def make(
+    data: Path, out: Path, attack: str, target: int, size: int, rate: float, epochs: int, seed: int, quiet: bool
+) -> int:
+    with working(quiet) as progress:
+        from harden.bench.make import make as make_canary
+
+        canary = make_canary(
+            data, out, attack, target=target, rate=rate, size=size, epochs=epochs, seed=seed, progress=progress
+        )
+    print(f"{canary.folder}: accuracy {canary.accuracy}, attack success {canary.attack_success}")
     return MAY_SHIP
 
 

