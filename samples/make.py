@@ -135,6 +135,7 @@ def write_contract(path: Path) -> None:
 
 def main() -> None:
     recipe, start = Recipe(), time.monotonic()
+    torch.set_num_threads(1)  # sums in the same order on every machine; it takes 3 minutes
     image, mask = sticker()
     Image.fromarray(image).save(HERE / "trigger.png")
     Image.fromarray(mask).save(HERE / "mask.png")
