@@ -7,8 +7,8 @@
     return    the filters that were closed at the lowest L_u whose accuracy still held
 
 What makes a round cheap: it works in one folded copy (see scoring.folded), where closing a filter zeroes two rows;
-its gradients are those of the convolutions' weights alone; accuracy, L_u and attack success come from one pass;
-and the best network is remembered as a number of rounds, for no weights are needed to go back to it.
+its gradients are those of the convolutions' weights alone; accuracy, losses and attack success come from the same
+passes; and the best network is remembered as a number of rounds, for no weights are needed to go back to it.
 """
 
 from __future__ import annotations
@@ -86,18 +86,17 @@ class Greedy:
 
 
 class Lookout:
-    """What the images for choosing say about a network, all from one pass."""
+    """What the images for choosing say about a network."""
 
     def __init__(self, clean: Images, attacked: Attacked) -> None:
         self.clean, self.attacked = clean, attacked
-        both = torch.cat([clean.pixels, attacked.images.pixels])
-        self.pixels = both.contiguous(memory_format=torch.channels_last)
 
     def __call__(
         self, model: Classifier, number: int = 0, closed: tuple[Filter, ...] = (), score: float = 0.0
     ) -> Round:
-        logits = as_logits(predict(model, self.pixels, batch_for(model.contract)))
-        clean, triggered = logits.split([len(self.clean), len(self.attacked.images)])
+        batch = batch_for(model.contract)
+        clean = as_logits(predict(model, self.clean, batch))
+        triggered = as_logits(predict(model, self.attacked.images, batch))
         right = int((clean.argmax(1) == self.clean.labels).sum())
         return Round(
             number,
