@@ -5,14 +5,15 @@
     J         = L_u + w L_c                          what a cut is really worth is how far J falls
 
 Each round evaluates the `candidates` best guesses with the filter closed, and closes the one with the lowest J, if J
-falls by `least` of itself and accuracy on the split made for choosing holds. A score without the clean term cuts the
-stem first; a guess that nobody checks is wrong as often as right.
+falls by `least` of itself and accuracy on the split made for choosing holds. When no cut pays any more, what is still
+strangely easy in the network as it is now is looked for, and the rounds go on with that as well. A score without the
+clean term cuts the stem first; a guess that nobody checks is wrong as often as right.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +26,8 @@ from harden.scoring.folded import folded
 from harden.scoring.gate import Gate
 from harden.scoring.gradient import Scores, batch_for
 from harden.triggers.attacked import attacked
-from harden.types import Evidence, Filter, Images, Proposal, Round, Run, Splits
+from harden.triggers.smallest import Again
+from harden.types import Evidence, Filter, Images, Proposal, Round, Run, Splits, Trigger
 
 
 @dataclass(frozen=True)
@@ -42,35 +44,42 @@ class GateSearch:
     max_accuracy_drop: float = 0.02
     """Absolute, on the split made for choosing, of all cuts together."""
     max_rounds: int = 8
+    again: Again = field(default_factory=lambda: Again(steps=60))
+    """How what is left is looked for, once no cut pays any more."""
+    strange: float = 1.5
+    """How many times smaller than usual it has to be to go on."""
+    searches: int = 3
     spare: Spare = field(default_factory=Spare)
     """What else may go, since clean images do not need it."""
 
     def __call__(self, model: Classifier, splits: Splits, evidence: Evidence, run: Run) -> Proposal:
         if evidence.status != "backdoored" or not evidence.triggers:
             return Proposal((), stopped_because="no backdoor was found, so there is nothing to remove")
-        order = torch.randperm(len(splits.tune), generator=torch.Generator().manual_seed(run.seed))
-        clean = splits.tune.take(order[: self.images])
-        twins = attacked(evidence.triggers, clean).images
-        twins = twins.take(torch.randperm(len(twins), generator=torch.Generator().manual_seed(run.seed))[: self.images])
+        generator = torch.Generator().manual_seed(run.seed)
+        clean = splits.tune.take(torch.randperm(len(splits.tune), generator=generator)[: self.images])
         copy, parts = folded(model, splits.tune)
         alive = openings(copy, parts)
-        lookout = Lookout(splits.choose, attacked(evidence.triggers, splits.choose))
-        start = lookout(copy)
-        now = self._worth(copy, clean, twins)
+        triggers = list(evidence.triggers)
         rounds: list[Round] = []
+        start: Round | None = None
         because = f"{self.max_rounds} rounds done"
         with run.progress.task("looking for guilty filters", self.max_rounds) as task:
             while len(rounds) < self.max_rounds:
                 if time.monotonic() > run.deadline:
                     because = "the time budget is spent"
                     break
-                guesses = top(self.scorer(copy, parts, clean, twins), alive, self.candidates)
-                tried = sorted((self._try(copy, parts, f, clean, twins), f) for f in guesses)
-                chosen = self._first_bearable(copy, parts, tried, now, start, lookout, len(rounds) + 1)
-                if chosen is None:
+                twins = attacked(triggers, clean).images
+                twins = twins.take(torch.randperm(len(twins), generator=generator)[: self.images])
+                lookout = Lookout(splits.choose, attacked(triggers, splits.choose))
+                start = start or lookout(copy)
+                seen = self._cut(copy, parts, alive, clean, twins, start, lookout, len(rounds) + 1)
+                if seen is None:
                     because = f"no cut wins {self.least:.0%} of the loss and keeps the accuracy"
-                    break
-                now, seen = chosen
+                    left = self._left(copy, splits.tune, evidence, generator)
+                    if not left or len(triggers) > self.searches * len(evidence.triggers):
+                        break
+                    triggers += left
+                    continue
                 close(parts, seen.closed)
                 for layer, index in seen.closed:
                     alive[layer][index] = False
@@ -79,6 +88,34 @@ class GateSearch:
         guilty = tuple(f for r in rounds for f in r.closed)
         return Proposal(guilty, tuple(rounds), because, spare=self.spare(model, splits, guilty, run))
 
+    def _left(self, model: Classifier, images: Images, evidence: Evidence, generator: torch.Generator) -> list[Trigger]:
+        """What is still strangely easy in the network as it is now."""
+        found = self.again(model, images, evidence.triggers, generator)
+        return [t for t in found if self.strange * t.settings["size"] <= t.settings["usual"]]
+
+    def _cut(
+        self,
+        model: Classifier,
+        parts: dict[str, Unit],
+        alive: Mapping[str, torch.Tensor],
+        clean: Images,
+        twins: Images,
+        start: Round,
+        lookout: Lookout,
+        number: int,
+    ) -> Round | None:
+        """The best cut of this round; None if none is worth it."""
+        now = self._worth(model, clean, twins)
+        guesses = top(self.scorer(model, parts, clean, twins), alive, self.candidates)
+        for worth, filter in sorted((self._try(model, parts, f, clean, twins), f) for f in guesses):
+            if not worth < (1 - self.least) * now:
+                return None
+            with closed(parts, [filter]):
+                seen = lookout(model, number, (filter,), now - worth)
+            if start.accuracy.hits - seen.accuracy.hits <= self.max_accuracy_drop * start.accuracy.total:
+                return seen
+        return None
+
     def _worth(self, model: Classifier, clean: Images, twins: Images) -> float:
         """J."""
         return _loss(model, twins) + self.scorer.weight * _loss(model, clean)
@@ -86,26 +123,6 @@ class GateSearch:
     def _try(self, model: Classifier, parts: dict[str, Unit], filter: Filter, clean: Images, twins: Images) -> float:
         with closed(parts, [filter]):
             return self._worth(model, clean, twins)
-
-    def _first_bearable(
-        self,
-        model: Classifier,
-        parts: dict[str, Unit],
-        tried: Sequence[tuple[float, Filter]],
-        now: float,
-        start: Round,
-        lookout: Lookout,
-        number: int,
-    ) -> tuple[float, Round] | None:
-        """The cut with the lowest J whose accuracy holds."""
-        for worth, filter in tried:
-            if not worth < (1 - self.least) * now:
-                return None
-            with closed(parts, [filter]):
-                seen = lookout(model, number, (filter,), now - worth)
-            if start.accuracy.hits - seen.accuracy.hits <= self.max_accuracy_drop * start.accuracy.total:
-                return worth, seen
-        return None
 
 
 def top(scores: Scores, alive: Mapping[str, torch.Tensor], count: int) -> list[Filter]:

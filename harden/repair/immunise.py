@@ -2,10 +2,11 @@
 
     x, y     clean images       x~ = change(x), a stand-in from the pool, another for each image       f0  the suspect
     say(z, x, y) = label CE(z, y) + distil T^2 KL( f0(x)/T || z/T )     both on x~ and on x, for f0 sees x alone
-    loss   = say(f(x), x, y) + say(f(x~), x, y)
+    hold(z, y)   = -mean over y not in T of log(1 - sum_{t in T} softmax(z)_t)              T  the target classes
+    loss   = say(f(x), x, y) + say(f(x~), x, y) + forbid (hold(f(x), y) + hold(f(x~), y))
 
 Every `every` epochs each family that was strange is searched again on the network as it is now, and what is found
-joins the pool, as long as it is still strangely small: an ordinary adversarial pattern would only cost accuracy.
+joins the pool. It is kept smaller than what is usual: an ordinary adversarial pattern would only cost accuracy.
 The suspect on clean images is the teacher: there its backdoor sleeps, and it knows more than a few labels say.
 """
 
@@ -23,9 +24,7 @@ from torch import Tensor
 from harden.network import Classifier, as_logits
 from harden.repair.augment import CropAndFlip, tolerated
 from harden.repair.train import Schedule, fit
-from harden.triggers.families import Family
-from harden.triggers.inversion import Search, ToClass, begin
-from harden.triggers.smallest import as_trigger, default_families, searchable
+from harden.triggers.smallest import Again, stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
 
 
@@ -41,30 +40,34 @@ class Immunise:
     label: float = 1.0
     distil: float = 2.0
     temperature: float = 2.0
-    families: tuple[Family, ...] = field(default_factory=default_families)
-    search: Search = field(default_factory=Search)
+    blend: float = 0.7
+    """Share of the relearned weights in the result, the rest being those that it started from: the mean of two such
+    networks is more accurate than either, and forgets as well."""
+    forbid: float = 0.5
+    """How much dearer it is to call another class the target than to make any other mistake."""
+    again: Again = field(default_factory=lambda: Again(within=2.0))
+    """How new stand-ins are looked for: smaller than an ordinary adversarial pattern is."""
+    stronger: tuple[float, ...] = (2.0, 4.0)
+    """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4
     """Epochs between two searches."""
-    steps: int = 30
-    """Of each search."""
-    strange: float = 1.5
-    """How many times smaller than usual a new stand-in has to be."""
 
     def __call__(
         self, model: Classifier, suspect: Classifier, splits: Splits, evidence: Evidence, run: Run
     ) -> Mapping[str, Any]:
-        pool = list(evidence.triggers)
+        pool = [*evidence.triggers, *stronger(evidence.triggers, self.stronger, 1.0)]
         if evidence.status != "backdoored" or not pool:
             return {"epochs": 0, "stopped_because": "no backdoor was found, so there is nothing to relearn"}
         suspect.eval()
+        targets = sorted({t.target for t in pool if t.target is not None})
         generator = torch.Generator().manual_seed(run.seed)
-        wanted = self._strange(evidence)
         epoch = 0
 
         def regenerate(model: Classifier) -> None:
             nonlocal epoch
             if epoch and self.every and epoch % self.every == 0 and time.monotonic() < run.deadline:
-                pool.extend(self._again(model, splits.tune, wanted, generator))
+                found = self.again(model, splits.tune, evidence.triggers, generator)
+                pool.extend([*found, *stronger(found, self.stronger, 1.0)])
             epoch += 1
 
         def loss(model: Classifier, batch: Images) -> Tensor:
@@ -72,8 +75,12 @@ class Immunise:
                 teacher = as_logits(suspect(batch.pixels)) / self.temperature
                 twins = dealt(pool, batch, generator)
             logits = as_logits(model(torch.cat([batch.pixels, twins])))
-            return sum((self._say(part, teacher, batch.labels) for part in logits.chunk(2)), torch.zeros(()))
+            total = torch.zeros((), device=logits.device)
+            for part in logits.chunk(2):
+                total = total + self._say(part, teacher, batch.labels) + self.forbid * held(part, batch.labels, targets)
+            return total
 
+        start = [p.detach().clone() for p in model.parameters()]
         record = fit(
             model,
             splits.tune,
@@ -84,35 +91,24 @@ class Immunise:
             augment=tolerated(suspect, splits.tune, CropAndFlip(padding=3, flip=True), run.seed),
             before_epoch=regenerate,
         )
-        return {**record, "stand_ins": len(pool), "regenerated": len(pool) - len(evidence.triggers)}
+        with torch.no_grad():
+            for parameter, before in zip(model.parameters(), start, strict=True):
+                parameter.lerp_(before, 1 - self.blend)
+        return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers)}
 
     def _say(self, logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         t = self.temperature
         apart = F.kl_div((logits / t).log_softmax(1), teacher.softmax(1), reduction="batchmean")
         return self.label * F.cross_entropy(logits, labels) + self.distil * t * t * apart
 
-    def _strange(self, evidence: Evidence) -> dict[tuple[str, int], float]:
-        """What was strange, by family and class, and the usual size there."""
-        return {
-            (str(t.settings["family"]), t.target): float(t.settings["usual"])
-            for t in evidence.triggers
-            if t.target is not None and "usual" in t.settings
-        }
 
-    def _again(
-        self, model: Classifier, images: Images, wanted: Mapping[tuple[str, int], float], generator: torch.Generator
-    ) -> list[Trigger]:
-        """New stand-ins against the network as it is now."""
-        families = {family.name: family for family in self.families}
-        copy = searchable(model, images)
-        found = []
-        for (name, label), usual in wanted.items():
-            search = begin(copy, families[name], ToClass(label), images, self.search, generator)
-            search.run(self.steps)
-            if search.size() * self.strange <= usual:
-                settings = {"size": search.size(), "usual": usual}
-                found.append(as_trigger(families[name], label, search.result(), settings))
-        return found
+def held(logits: Tensor, labels: Tensor, targets: list[int]) -> Tensor:
+    """What it costs to give a target class to images of other classes."""
+    others = torch.stack([labels != t for t in targets]).all(0) if targets else torch.zeros_like(labels).bool()
+    if not bool(others.any()):
+        return logits.new_zeros(())
+    claimed = logits[others].softmax(1)[:, targets].sum(1)
+    return -torch.log1p(-claimed.clamp(max=0.9999)).mean()
 
 
 def dealt(pool: list[Trigger], batch: Images, generator: torch.Generator) -> Tensor:

@@ -28,6 +28,9 @@ class Change(Protocol):
     def size(self) -> Tensor:
         """How large the change is; differentiable."""
 
+    def scaled(self, factor: float) -> Change | None:
+        """The same change so many times as strong; None where the family knows no such thing."""
+
 
 class Family(Protocol):
     """Makes changes to start the search from."""
@@ -38,6 +41,10 @@ class Family(Protocol):
     @property
     def rate(self) -> float:
         """Adam's step, in the unit of the parameters."""
+
+    @property
+    def trust(self) -> float:
+        """How much is to be made of a small change: less where harmless networks have small ones too."""
 
     def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change: ...
 
@@ -53,12 +60,16 @@ class _Added:
         pattern = self.parameters[0]
         return 32 * (pattern.square().sum() / pattern[0, 0].numel() + 1e-12).sqrt()  # L2, as if of 32x32 pixels
 
+    def scaled(self, factor: float) -> Change:
+        return _Added([factor * p.detach() for p in self.parameters])
+
 
 @dataclass(frozen=True)
 class Additive:
     """x' = clip(x + p): blends, sinusoids, low frequencies and stored patterns. Size: the L2 norm of p."""
 
     name: str = "additive"
+    trust: float = 1.0
     rate: float = 0.02
     spread: float = 0.002
     """Standard deviation of the noise that p starts from."""
@@ -81,6 +92,9 @@ class _Spectral:
     def size(self) -> Tensor:
         return 10 * self.parameters[0].abs().sum()
 
+    def scaled(self, factor: float) -> Change:
+        return _Spectral([factor * p.detach() for p in self.parameters], self.height, self.width)
+
 
 @dataclass(frozen=True)
 class Spectral:
@@ -89,6 +103,7 @@ class Spectral:
     """
 
     name: str = "spectral"
+    trust: float = 1.0
     rate: float = 0.004
     frequencies: int = 16
     """Along each side, from the lowest."""
@@ -117,12 +132,18 @@ class _Pasted:
         mask = self.parameters[0].sigmoid()
         return 1024 * mask.mean()  # pixels covered, as if of 32x32
 
+    def scaled(self, factor: float) -> Change:
+        mask, pattern = (p.detach() for p in self.parameters)
+        covered = (factor * mask.sigmoid()).clamp(1e-4, 1 - 1e-4)
+        return _Pasted([covered.logit(), pattern.clone()])
+
 
 @dataclass(frozen=True)
 class Patch:
     """x' = (1 - m) x + m p: stickers, watermarks, squares. Size: the pixels that the mask m covers."""
 
     name: str = "patch"
+    trust: float = 1.0
     rate: float = 0.2
 
     def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
@@ -153,12 +174,16 @@ class _Warped:
     def size(self) -> Tensor:
         return (self.flow().square().sum(1) + 1e-12).sqrt().mean()
 
+    def scaled(self, factor: float) -> Change:
+        return _Warped([factor * p.detach() for p in self.parameters], self.height, self.width)
+
 
 @dataclass(frozen=True)
 class Warp:
     """x' = x moved along a smooth flow. Size: the mean displacement."""
 
     name: str = "warp"
+    trust: float = 1.0
     rate: float = 0.05
     points: int = 6
     """Control points along each side."""
@@ -186,6 +211,9 @@ class _Toned:
         curve, mixing = self.parameters
         return 10 * (curve.square().mean() + mixing.square().mean() + 1e-12).sqrt()
 
+    def scaled(self, factor: float) -> Change:
+        return _Toned([factor * p.detach() for p in self.parameters])
+
 
 @dataclass(frozen=True)
 class Tone:
@@ -194,6 +222,8 @@ class Tone:
     """
 
     name: str = "tone"
+    trust: float = 0.6
+    """Some classes live by their colour, a speed limit's red ring among them, and are near for that."""
     rate: float = 0.02
     knots: int = 9
 

@@ -3,7 +3,8 @@
     minimise   CE(f(change(x)), t) + w * size(change)
 
 w grows while enough of the batch is given class t and shrinks while it is not, so that the search walks along the
-border; what stays is the smallest change seen that succeeded. `label` may also be a function of the true labels
+border; what stays is the smallest change seen that succeeded. With a bound, w grows while the change is larger, and
+what stays is the last one. `label` may also be a function of the true labels
 (the next class, for all-to-all attacks).
 """
 
@@ -49,7 +50,7 @@ class ToNext:
 class Search:
     """How hard to look."""
 
-    batch: int = 40
+    batch: int = 32
     success: float = 0.95
     """Share of a batch that has to follow before a change counts."""
     weight: float = 0.05
@@ -74,6 +75,8 @@ class Inversion:
     best: float = math.inf
     """Smallest size that succeeded."""
     kept: list[Tensor] = field(default_factory=list)
+    bound: float = math.inf
+    """If finite: the most that as large a change can do is searched for, not the least change that is enough."""
     weight: float = 0.0
     reached: float = 0.0
     """Smoothed share of the batches that follow."""
@@ -96,12 +99,11 @@ class Inversion:
             size = self.change.size()
             self.largest = max(self.largest, float(size.detach()))
             self.reached = 0.7 * self.reached + 0.3 * share
-            if share >= chosen.success and float(size.detach()) < self.best:
+            if math.isinf(self.bound) and share >= chosen.success and float(size.detach()) < self.best:
                 self.best = float(size.detach())
                 self.kept = [p.detach().clone() for p in self.change.parameters]
-            self.weight = (
-                min(self.weight * chosen.grow, high) if share >= chosen.success else max(self.weight / chosen.grow, low)
-            )
+            enough = share >= chosen.success if math.isinf(self.bound) else float(size.detach()) > self.bound
+            self.weight = min(self.weight * chosen.grow, high) if enough else max(self.weight / chosen.grow, low)
             loss = F.cross_entropy(logits, wanted) + self.weight * size
             self.optimizer.zero_grad()
             loss.backward()

@@ -1,7 +1,7 @@
 """The recoverer of the default method: which class can be reached by a strangely small change, and by which?
 
     size[f, k]      the least change of family f that sends the images to class k      (inversion.py)
-    strange[f, k]   median of size[f, .] over the other classes that got as many steps  /  size[f, k]
+    strange[f, k]   trust[f] * median of size[f, .] over the other classes that got as many steps / size[f, k]
     verdict         backdoored where the largest is over `strange`, clean where it is under `usual`, else inconclusive
 
 Which classes are searched is told by how little their features would have to move (displacement.py). All of those
@@ -11,9 +11,10 @@ comes out smaller: the easiest of the usual classes stand for what is usual.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,14 +41,18 @@ class SmallestChange:
     """Most classes to search; more than these are passed over by their features' displacement."""
     glance: int = 20
     """Steps that every class gets."""
-    look: int = 54
-    """Further steps for the strangest classes."""
+    look: int = 27
+    """Further steps for the easiest classes; and as many once more, if one of them then begins to look strange."""
+    hopeless: float = 1.3
+    """What a family's strangest class has to reach for those last steps."""
     looked: int = 3
     """How many classes that is, in each family; the two whose features are easiest to move always belong to them."""
-    strange: float = 2.2
+    strange: float = 3.0
     """A class this many times easier to reach than the usual one is called the target of a backdoor."""
-    usual: float = 1.7
-    """Under this, nothing is called strange."""
+    beside: float = 0.6
+    """A second target has to be this near to the strangest class of all: a target drags its neighbours along."""
+    usual: float = 2.0
+    """Under this, nothing is called strange. A family that is over it for a target stands in for its trigger."""
     copies: int = 2
     """Stand-ins of each kind that is strange, from different starts."""
     fewest: int = 20
@@ -61,7 +66,7 @@ class SmallestChange:
         copy = searchable(model, images)
         labels = self._classes(copy, images)
         found: list[Strange] = []
-        total = len(self.families) * (len(labels) * self.glance + (self.looked + 1) * self.look)
+        total = len(self.families) * (len(labels) * self.glance + 2 * (self.looked + 1) * self.look)
         with run.progress.task("looking for strangely small changes", total) as task:
             for number, family in enumerate(self.families):
                 found += self._compare(copy, family, labels, images, run.seed + number, run.deadline, task)
@@ -99,16 +104,26 @@ class SmallestChange:
             task.advance(self.glance, f"{family.name}, class {model.contract.classes[k]}")
         promising = sorted(labels, key=lambda k: (_promise(searches[k]), labels.index(k)))[: self.looked]
         promising += [k for k in labels[:2] if k not in promising]
-        for k in promising:
-            if len(searches[k].images) and time.monotonic() < deadline:
-                searches[k].run(self.look)
-            task.advance(self.look, f"{family.name}, class {model.contract.classes[k]} again")
-        sizes = {k: search.size() for k, search in searches.items()}
-        return [Strange(family, k, _usual(sizes, promising, k) / sizes[k], searches[k]) for k in promising]
+        found: list[Strange] = []
+        for again in ("again", "once more"):
+            if found and max(s.score for s in found) < self.hopeless:
+                task.advance(self.look * len(promising), f"{family.name} leads nowhere")
+                break
+            for k in promising:
+                if len(searches[k].images) and time.monotonic() < deadline:
+                    searches[k].run(self.look)
+                task.advance(self.look, f"{family.name}, class {model.contract.classes[k]} {again}")
+            sizes = {k: searches[k].size() for k in promising}
+            found = [Strange(family, k, family.trust * _usual(sizes, k) / sizes[k], searches[k]) for k in promising]
+        return found
 
     def _judge(self, model: Classifier, images: Images, found: Sequence[Strange], run: Run) -> Evidence:
         evidence = tuple(ClassEvidence(s.label, s.score, self.strange, s.family.name) for s in found)
-        guilty = [s for s in found if s.counts and s.score >= self.strange]
+        best: dict[int, float] = {}
+        for s in found:
+            best[s.label] = max(best.get(s.label, 0.0), s.score if s.counts else 0.0)
+        enough = max(self.strange, self.beside * max(best.values(), default=0.0))
+        guilty = [s for s in found if s.counts and s.score >= self.usual and best[s.label] >= enough]
         highest = max((s.score for s in found if s.counts), default=0.0)
         status: Status = "backdoored" if guilty else "inconclusive" if highest > self.usual else "clean"
         targets = tuple(dict.fromkeys(s.label for s in sorted(guilty, key=lambda s: -s.score)))
@@ -131,7 +146,7 @@ class SmallestChange:
             if time.monotonic() < run.deadline:
                 generator = torch.Generator().manual_seed(run.seed + 1000 * copy)
                 again = begin(model, strange.family, ToClass(strange.label), images, self.search, generator)
-                again.run(self.glance + self.look)
+                again.run(self.glance + 2 * self.look)
                 changes.append(again.result())
         return changes
 
@@ -152,15 +167,46 @@ class Strange:
         return bool(self.search.kept)
 
 
-def _usual(sizes: Mapping[int, float], compared: Sequence[int], label: int) -> float:
+def _usual(sizes: Mapping[int, float], label: int) -> float:
     """The median of the others: the lower one of two, so as not to make much of little."""
-    others = [sizes[k] for k in compared if k != label]
+    others = [size for k, size in sizes.items() if k != label]
     return float(torch.tensor(others).median()) if others else sizes[label]
 
 
 def _promise(search: Inversion) -> float:
     """Small changes that succeeded first, by size; then the others, by how many images follow."""
     return search.best if search.kept else 1e6 * (2 - search.reached)
+
+
+@dataclass(frozen=True)
+class Again:
+    """Looks again, in a network that has changed, for what was strange in the suspect."""
+
+    families: tuple[Family, ...] = field(default_factory=default_families)
+    search: Search = field(default_factory=Search)
+    steps: int = 30
+    within: float = math.inf
+    """If finite: the most that a change can do which is this many times smaller than the usual one."""
+
+    def __call__(
+        self, model: Classifier, images: Images, triggers: Sequence[Trigger], generator: torch.Generator
+    ) -> list[Trigger]:
+        """One new stand-in for each family and class that these triggers have."""
+        families = {family.name: family for family in self.families}
+        wanted = {
+            (str(t.settings["family"]), t.target): float(t.settings["usual"])
+            for t in triggers
+            if t.target is not None and "usual" in t.settings
+        }
+        copy = searchable(model, images)
+        found = []
+        for (name, label), usual in wanted.items():
+            search = begin(copy, families[name], ToClass(label), images, self.search, generator)
+            search.bound = usual / self.within if math.isfinite(self.within) else math.inf
+            search.run(self.steps)
+            size = search.size() if math.isinf(search.bound) else float(search.change.size().detach())
+            found.append(as_trigger(families[name], label, search.result(), {"size": size, "usual": usual}))
+        return found
 
 
 def searchable(model: Classifier, images: Images) -> Classifier:
@@ -171,14 +217,38 @@ def searchable(model: Classifier, images: Images) -> Classifier:
     return copy
 
 
+@dataclass(frozen=True, eq=False)
+class Put:
+    """Puts a change on images."""
+
+    change: Change
+
+    def __call__(self, images: Images) -> Images:
+        with torch.no_grad():
+            return Images(put(self.change, images.pixels), images.labels, images.names)
+
+
 def as_trigger(family: Family, label: int, change: Change, settings: dict[str, float]) -> Trigger:
     """A change as a trigger that every stage can put on images."""
+    return Trigger(
+        f"{family.name} to class {label}", "recovered", label, Put(change), {"family": family.name, **settings}
+    )
 
-    @torch.no_grad()
-    def apply(images: Images) -> Images:
-        return Images(put(change, images.pixels), images.labels, images.names)
 
-    return Trigger(f"{family.name} to class {label}", "recovered", label, apply, {"family": family.name, **settings})
+def stronger(triggers: Sequence[Trigger], factors: Sequence[float], most: float) -> list[Trigger]:
+    """The same changes, so many times as strong, up to `most` times the usual size.
+
+    The smallest change that works is seldom as large as what the attacker used.
+    """
+    found = []
+    for trigger in triggers:
+        if isinstance(trigger.apply, Put) and "usual" in trigger.settings:
+            for factor in factors:
+                change = trigger.apply.change.scaled(factor)
+                if change is not None and float(change.size()) <= most * trigger.settings["usual"]:
+                    settings = {**trigger.settings, "size": float(change.size())}
+                    found.append(replace(trigger, apply=Put(change), settings=settings))
+    return found
 
 
 def put(change: Change, pixels: Tensor, batch: int = 256) -> Tensor:
