@@ -41,7 +41,7 @@ class GateSearch:
     """Clean images that a round is judged on."""
     least: float = 0.05
     """Share of J that a cut has to win."""
-    max_accuracy_drop: float = 0.02
+    max_accuracy_drop: float = 0.015
     """Absolute, on the split made for choosing, of all cuts together."""
     max_rounds: int = 8
     again: Again = field(default_factory=lambda: Again(steps=60))

@@ -40,7 +40,7 @@ class Immunise:
     label: float = 1.0
     distil: float = 2.0
     temperature: float = 2.0
-    blend: float = 0.7
+    blend: float = 0.8
     """Share of the relearned weights in the result, the rest being those that it started from: the mean of two such
     networks is more accurate than either, and forgets as well."""
     forbid: float = 0.5
