@@ -40,14 +40,14 @@ class Immunise:
     label: float = 1.0
     distil: float = 2.0
     temperature: float = 2.0
-    blend: float = 0.8
+    blend: float = 0.7
     """Share of the relearned weights in the result, the rest being those that it started from: the mean of two such
     networks is more accurate than either, and forgets as well."""
     forbid: float = 0.5
     """How much dearer it is to call another class the target than to make any other mistake."""
     again: Again = field(default_factory=lambda: Again(within=2.0))
     """How new stand-ins are looked for: smaller than an ordinary adversarial pattern is."""
-    stronger: tuple[float, ...] = (2.0, 4.0)
+    stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4
     """Epochs between two searches."""

@@ -42,16 +42,17 @@ class SmallestChange:
     glance: int = 20
     """Steps that every class gets."""
     look: int = 27
-    """Further steps for the easiest classes; and as many once more, if one of them then begins to look strange."""
+    """Further steps for the easiest classes; as many once more, if one of them then begins to look strange; and a last
+    time, if it is still hard to say."""
     hopeless: float = 1.3
-    """What a family's strangest class has to reach for those last steps."""
+    """What a family's strangest class has to reach for the second look."""
     looked: int = 3
     """How many classes that is, in each family; the two whose features are easiest to move always belong to them."""
-    strange: float = 3.0
+    strange: float = 2.5
     """A class this many times easier to reach than the usual one is called the target of a backdoor."""
     beside: float = 0.6
     """A second target has to be this near to the strangest class of all: a target drags its neighbours along."""
-    usual: float = 2.0
+    usual: float = 1.8
     """Under this, nothing is called strange. A family that is over it for a target stands in for its trigger."""
     copies: int = 2
     """Stand-ins of each kind that is strange, from different starts."""
@@ -105,9 +106,11 @@ class SmallestChange:
         promising = sorted(labels, key=lambda k: (_promise(searches[k]), labels.index(k)))[: self.looked]
         promising += [k for k in labels[:2] if k not in promising]
         found: list[Strange] = []
-        for again in ("again", "once more"):
-            if found and max(s.score for s in found) < self.hopeless:
-                task.advance(self.look * len(promising), f"{family.name} leads nowhere")
+        for look, again in enumerate(("again", "once more", "a last time")):
+            best = max((s.score for s in found), default=math.inf)
+            decided = best < self.hopeless if look == 1 else best < self.usual or best > 2 * self.strange
+            if look and decided:
+                task.advance(self.look * len(promising) * (look == 1), f"{family.name} is decided")
                 break
             for k in promising:
                 if len(searches[k].images) and time.monotonic() < deadline:
