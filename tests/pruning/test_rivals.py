@@ -62,7 +62,7 @@ def test_a_mask_multiplies_and_noise_moves_as_the_formula_says(planted: Planted)
     mask = ones(parts)
     with multiplied(parts, mask):
         assert torch.allclose(predict(model, x), before, atol=1e-4)
-    seen = {}
+    seen: dict[int, torch.Tensor] = {}
     handle = planted.module.relu.register_forward_pre_hook(lambda _, inputs: seen.setdefault(len(seen), inputs[0]))
     predict(model, x)
     d, e = torch.rand(2, 16, generator=torch.Generator().manual_seed(0))

@@ -168,7 +168,7 @@ def test_the_distance_penalty_pulls_towards_the_suspect(planted: Planted, plante
     model, suspect = classifier(planted.suspect), classifier(planted.suspect)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 1e-3
+            parameter.add_(1e-3)
     schedule = Schedule(epochs=5, batch=60, rate=1e-4, momentum=0.0, weight_decay=0.0, freeze_norm=True)
     alone = Ascent(schedule, alpha=0.0, weight=1.0, until=-1)  # so sure a network that the ascent has no slope
     alone(model, suspect, planted_splits, planted.evidence, Run())
