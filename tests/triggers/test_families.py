@@ -1,0 +1,136 @@
+"""Each family begins at the identity, and its size is what it says it is."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp, fixed
+from harden.triggers.smallest import default_families
+
+SHAPE = (3, 16, 16)
+FAMILIES = pytest.mark.parametrize("family", default_families(), ids=lambda family: family.name)
+
+
+def begun(family: Family, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> Change:
+    return family.start(shape, torch.Generator().manual_seed(seed), torch.device("cpu"))
+
+
+def set_to(change: Change, *values: Tensor | float) -> Change:
+    with torch.no_grad():
+        for parameter, value in zip(change.parameters, values, strict=True):
+            parameter.copy_(torch.as_tensor(value))
+    return change
+
+
+def noise(n: int = 4, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    return 0.2 + 0.6 * torch.rand(n, *shape, generator=torch.Generator().manual_seed(3))
+
+
+@FAMILIES
+def test_begins_next_to_the_identity(family: Family) -> None:
+    pixels = noise()
+    changed = begun(family)(pixels)
+    assert changed.shape == pixels.shape
+    moved = float((changed - pixels).abs().mean().detach())
+    assert 0 < moved < 0.02  # of 1; a patch covers 5 % of every pixel at the start
+
+
+@FAMILIES
+def test_the_same_generator_makes_the_same_start(family: Family) -> None:
+    pixels = noise()
+    assert torch.equal(begun(family, seed=1)(pixels), begun(family, seed=1)(pixels))
+    assert not torch.equal(begun(family, seed=1)(pixels), begun(family, seed=2)(pixels))
+
+
+@FAMILIES
+def test_one_change_for_all_images(family: Family) -> None:
+    change, pixels = begun(family), noise()
+    together = change(pixels)
+    for i in range(len(pixels)):
+        torch.testing.assert_close(change(pixels[i : i + 1])[0], together[i])
+
+
+@FAMILIES
+def test_everything_is_learned_from_the_picture_and_the_size_counts(family: Family) -> None:
+    change = begun(family)
+    for of in (lambda: change(noise()).square().sum(), change.size):
+        for parameter in change.parameters:
+            parameter.grad = None
+        of().backward()
+        grads = [p.grad for p in change.parameters if p.grad is not None and bool(p.grad.any())]
+        # A patch's size is its mask alone, whatever it shows.
+        assert len(grads) == (1 if family.name == "patch" and of == change.size else len(change.parameters))
+
+
+@FAMILIES
+def test_twice_as_strong_is_twice_as_large_and_changes_more(family: Family) -> None:
+    change, pixels = begun(family), noise()
+    double = change.scaled(2)
+    assert double is not None
+    assert float(double.size()) == pytest.approx(2 * float(change.size().detach()), rel=1e-3)
+    before, after = ((c(pixels) - pixels).abs().mean() for c in (change, double))
+    assert float(after) == pytest.approx(2 * float(before), rel=0.1)  # but for rounding, clipping and interpolation
+    assert not any(p.requires_grad for p in double.parameters)
+
+
+@FAMILIES
+def test_what_is_fixed_learns_no_more(family: Family) -> None:
+    change = fixed(begun(family))
+    assert not change(noise()).requires_grad
+    assert not change.size().requires_grad
+
+
+@pytest.mark.parametrize("side", [16, 32])
+def test_sizes_are_those_of_an_image_of_32_pixels(side: int) -> None:
+    shape = (3, side, side)
+    added = set_to(begun(Additive(), shape), 0.1)
+    assert float(added.size()) == pytest.approx(32 * math.sqrt(3) * 0.1, rel=1e-4)
+    mask = torch.full((1, 1, side, side), -20.0)
+    mask[..., : side // 2, : side // 2] = 20
+    assert float(set_to(begun(Patch(), shape), mask, 0).size()) == pytest.approx(256, rel=1e-4)
+
+
+def test_a_patch_shows_its_pattern_where_its_mask_is() -> None:
+    mask, pixels = torch.full((1, 1, 16, 16), -20.0), noise()
+    mask[..., 12:, 12:] = 20
+    changed = set_to(begun(Patch()), mask, 20)(pixels)
+    torch.testing.assert_close(changed[..., 12:, 12:], torch.ones(4, 3, 4, 4))
+    torch.testing.assert_close(changed[..., :12], pixels[..., :12])
+
+
+def test_what_is_added_is_clipped() -> None:
+    changed = set_to(begun(Additive()), 0.5)(noise())
+    torch.testing.assert_close(changed, (noise() + 0.5).clamp(max=1))
+
+
+def test_a_spectral_coefficient_is_a_cosine() -> None:
+    weights = torch.zeros(1, 3, 16, 16)
+    weights[0, 1, 0, 2] = 0.05  # green, two half waves across
+    change = set_to(begun(Spectral()), weights)
+    wave = 0.05 * torch.cos(math.pi * (2 * torch.arange(16) + 1) * 2 / 32)
+    torch.testing.assert_close(change(noise())[:, 1], noise()[:, 1] + wave)
+    torch.testing.assert_close(change(noise())[:, 0], noise()[:, 0])
+    assert float(change.size()) == pytest.approx(0.5)
+
+
+def test_a_warp_moves_by_pixels() -> None:
+    flow = torch.zeros(1, 2, 6, 6)
+    flow[:, 0] = 1  # to the right, where the picture is looked up
+    change, pixels = set_to(begun(Warp(), (3, 33, 33)), flow), noise(shape=(3, 33, 33))  # 32 steps between 33 pixels
+    torch.testing.assert_close(change(pixels)[..., :-1], pixels[..., 1:], atol=1e-4, rtol=0)
+    assert float(change.size()) == pytest.approx(1, rel=1e-4)
+
+
+def test_a_tone_is_a_curve_and_a_mixing() -> None:
+    lifted = set_to(begun(Tone()), 0.1, 0)
+    torch.testing.assert_close(lifted(noise()), noise() + 0.1)
+    assert float(lifted.size()) == pytest.approx(1, rel=1e-4)
+    mixing = torch.zeros(3, 3)
+    mixing[0, 2] = 0.1  # red takes a tenth of blue
+    mixed = set_to(begun(Tone()), 0, mixing)(noise())
+    torch.testing.assert_close(mixed[:, 0], noise()[:, 0] + 0.1 * noise()[:, 2])
+    torch.testing.assert_close(mixed[:, 1:], noise()[:, 1:])

@@ -1,0 +1,114 @@
+"""The search finds the planted backdoor by its size, and believes only what it saw succeed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harden.network import Classifier, predict
+from harden.triggers.families import Additive, Family, Patch
+from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
+from harden.triggers.smallest import searchable
+from tests.planted import CONTRACT, TARGET, pictures, reachable
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    """The planted network, so that its backdoor can be found by following gradients."""
+    return searchable(reachable().model, pictures())
+
+
+def search(model: Classifier, family: Family, aim: Aim, settings: Search | None = None) -> Inversion:
+    return begin(model, family, aim, pictures(), settings or Search(), torch.Generator().manual_seed(0))
+
+
+class Deaf(nn.Module):
+    """Says class 0, whatever it is shown."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0, -1]]) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("family", [Patch(), Additive()], ids=lambda family: family.name)
+def test_the_planted_class_is_reached_by_the_smallest_change(model: Classifier, family: Family) -> None:
+    searches = [search(model, family, ToClass(k)) for k in range(3)]
+    for each in searches:
+        each.run(60)
+    sizes = [each.size() for each in searches]
+    assert min(sizes) == sizes[TARGET]
+    assert 2 * sizes[TARGET] < min(sizes[1:])
+
+
+def test_what_stays_succeeds_and_is_as_small_as_it_says(model: Classifier) -> None:
+    found = search(model, Patch(), ToClass(TARGET))
+    found.run(60)
+    change, unseen = found.result(), pictures(seed=7)
+    said = predict(model, change(unseen.pixels)).argmax(1)
+    assert float((said == TARGET).float().mean()) >= 0.9
+    assert float(change.size()) == pytest.approx(found.best)
+    assert not any(p.requires_grad for p in change.parameters)
+
+
+def test_only_successes_are_recorded_and_only_smaller_ones(model: Classifier) -> None:
+    found = search(model, Patch(), ToClass(TARGET), Search(batch=1000))  # all images, so that nothing is left to chance
+    recorded, sizes, misses = math.inf, [], 0
+    for _ in range(50):
+        size = float(found.change.size().detach())
+        with torch.no_grad():
+            follow = model(found.change(found.images.pixels)).argmax(1) == TARGET
+        found.run(1)
+        succeeded = float(follow.float().mean()) >= 0.95
+        if succeeded and size < recorded:
+            recorded = size
+            sizes.append(size)
+        misses += not succeeded
+        assert found.best == pytest.approx(recorded)
+    assert misses > 0
+    assert len(sizes) > 1, "a success has to be followed by smaller ones"
+
+
+def test_what_never_succeeds_counts_as_large_as_was_tried() -> None:
+    found = search(Classifier(Deaf(), CONTRACT), Patch(), ToClass(1))
+    start = float(found.change.size().detach())
+    found.run(10)
+    assert found.kept == []
+    assert found.best == math.inf
+    assert found.size() == found.largest >= start
+
+
+def test_size_costs_more_while_it_succeeds_and_less_while_it_does_not(model: Classifier) -> None:
+    fails = search(Classifier(Deaf(), CONTRACT), Patch(), ToClass(1))
+    fails.run(3)
+    assert fails.weight == pytest.approx(0.05 / 1.3**3)
+    succeeds = search(model, Patch(), ToClass(TARGET), Search(success=0.0))
+    succeeds.run(3)
+    assert succeeds.weight == pytest.approx(0.05 * 1.3**3)
+
+
+def test_a_search_goes_on_where_it_stopped(model: Classifier) -> None:
+    once, twice = search(model, Additive(), ToClass(TARGET)), search(model, Additive(), ToClass(TARGET))
+    once.run(40)
+    twice.run(15)
+    twice.run(25)
+    assert once.best == twice.best
+    assert torch.equal(once.change.parameters[0], twice.change.parameters[0])
+
+
+def test_under_a_bound_it_does_the_most_that_so_large_a_change_can(model: Classifier) -> None:
+    found = search(model, Additive(), ToClass(1))
+    found.bound = 1.0  # the class is about 3 away
+    found.run(80)
+    assert found.kept == []
+    assert float(found.change.size().detach()) < 1.5
+    assert float(found.change.size().detach()) > 0.3
+
+
+def test_images_that_say_it_already_are_left_out() -> None:
+    model = Classifier(Deaf(), CONTRACT)
+    assert set(search(model, Patch(), ToClass(2)).images.labels.tolist()) == {0, 1}
+    following = search(model, Patch(), ToNext(3))
+    assert len(following.images) == len(pictures())
+    assert following.aim(torch.tensor([0, 1, 2])).tolist() == [1, 2, 0]
