@@ -1,0 +1,161 @@
+"""Relearning forgets the stand-ins and nothing else; augmentations go as far as the network itself allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harden.network import Classifier, close, predict, units
+from harden.repair.augment import CropAndFlip, tolerated
+from harden.repair.immunise import Immunise, dealt, held
+from harden.repair.train import Schedule
+from harden.triggers.families import Patch
+from harden.triggers.smallest import Again, as_trigger
+from harden.types import Contract, Evidence, Filter, Images, Run, Splits, Trigger
+from tests.planted import TARGET, Planted, pictures, stamp
+
+QUICK = Immunise(Schedule(epochs=4, batch=20, rate=5e-3, clip=1.0, freeze_norm=True))
+
+
+def attacked_loss(model: Classifier, images: Images) -> float:
+    return float(nn.functional.cross_entropy(predict(model, stamp(images.pixels)), images.labels))
+
+
+def accuracy(model: Classifier, images: Images) -> float:
+    return float((predict(model, images).argmax(1) == images.labels).float().mean())
+
+
+def small_patch() -> Trigger:
+    """A recovered stand-in that changes next to nothing."""
+    change = Patch().start((3, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"))
+    for parameter in change.parameters:
+        parameter.requires_grad_(False)
+    return as_trigger(Patch(), TARGET, change, {"size": 50.0, "usual": 100.0})
+
+
+def test_forgets_the_stand_in_and_keeps_the_accuracy(planted: Planted, planted_splits: Splits) -> None:
+    model = planted.model.copy()
+    notes = QUICK(model, planted.model, planted_splits, planted.evidence, Run())
+    verify = planted_splits.verify
+    assert attacked_loss(model, verify) < 0.7 * attacked_loss(planted.model, verify)
+    assert accuracy(model, verify) >= 0.95
+    assert (notes["epochs"], notes["stand_ins"], notes["recovered"]) == (4, 1, 1)
+
+
+def test_what_is_closed_stays_closed(planted: Planted, planted_splits: Splits) -> None:
+    model, shut = planted.model.copy(), [Filter("conv1", 2), Filter("conv2", 6)]
+    close(units(model), shut)
+    before = [p.clone() for p in model.parameters()]
+    QUICK(model, planted.model, planted_splits, planted.evidence, Run())
+    assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    parts = units(model)
+    assert not any(bool(p[f.index].any()) for f in shut for p in parts[f.layer].parameters())
+
+
+@pytest.mark.parametrize("status", ["clean", "inconclusive", "backdoored"])
+def test_nothing_without_a_backdoor_or_without_a_trigger(planted: Planted, planted_splits: Splits, status: str) -> None:
+    model = planted.model.copy()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    triggers = () if status == "backdoored" else planted.evidence.triggers
+    evidence = Evidence(status, (), (), triggers)  # type: ignore[arg-type]
+    assert QUICK(model, planted.model, planted_splits, evidence, Run())["epochs"] == 0
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_the_blend_is_the_way_from_the_start_to_what_was_relearned(planted: Planted, planted_splits: Splits) -> None:
+    weights = []
+    for blend in (0.0, 0.3, 1.0):
+        model = planted.model.copy()
+        replace(QUICK, blend=blend)(model, planted.model, planted_splits, planted.evidence, Run())
+        weights.append([p.detach() for p in model.parameters()])
+    for start, between, end, suspect in zip(*weights, planted.model.parameters(), strict=True):
+        torch.testing.assert_close(start, suspect.detach())
+        torch.testing.assert_close(between, 0.7 * start + 0.3 * end)
+
+
+def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, planted_splits: Splits) -> None:
+    evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),))
+    again = Again(families=(Patch(),), steps=2, within=2.0)
+    counts = []
+    for every in (0, 2, 1):
+        quick = replace(QUICK, again=again, every=every, stronger=())
+        notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
+        counts.append(notes["stand_ins"])
+    assert counts == [1, 2, 4], "of four epochs: never; before the third; before each but the first"
+    twice = replace(QUICK, again=again, every=0, stronger=(1.5,))
+    assert twice(planted.model.copy(), planted.model, planted_splits, evidence, Run())["stand_ins"] == 2
+
+
+def test_what_it_costs_to_say_the_target_by_the_formula() -> None:
+    logits, labels = torch.tensor([[2.0, 0, 0], [0.0, 1, 0], [9.0, 0, 0]]), torch.tensor([1, 2, 0])
+    said = logits.softmax(1)[:2, 0]
+    torch.testing.assert_close(held(logits, labels, [0]), -(1 - said).log().mean())
+    assert float(held(logits, torch.zeros(3).long(), [0])) == 0, "every image is of the target class"
+    assert float(held(logits, labels, [])) == 0
+
+
+def test_every_image_is_dealt_one_trigger_of_the_pool() -> None:
+    def lifted(by: float) -> Callable[[Images], Images]:
+        return lambda images: Images(images.pixels + by, images.labels, images.names)
+
+    def half(images: Images) -> Images:
+        return images.take(torch.arange(len(images) // 2))
+
+    pool = [
+        Trigger("one", "probe", 0, lifted(1)),
+        Trigger("two", "probe", 0, lifted(2)),
+        Trigger("-", "probe", 0, half),
+    ]
+    images = pictures()
+    moved = (dealt(pool, images, torch.Generator().manual_seed(0)) - images.pixels).mean((1, 2, 3))
+    assert {round(m, 3) for m in moved.tolist()} == {0.0, 1.0, 2.0}
+
+
+class Brighter(nn.Module):
+    """Says 0 where the first half of a picture is brighter: the left one, or the upper one."""
+
+    def __init__(self, across: bool) -> None:
+        super().__init__()
+        self.across = across
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, 3 if self.across else 2)
+        return torch.stack([first.mean((1, 2, 3)), second.mean((1, 2, 3))], 1)
+
+
+class Corner(nn.Module):
+    """Looks at one pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[:, 0, 0, 0], 0.5 - x[:, 0, 0, 0]], 1)
+
+
+def halves(across: bool) -> Images:
+    pixels, labels = torch.zeros(40, 3, 16, 16), torch.arange(40) % 2
+    bright = pixels if not across else pixels.transpose(2, 3)
+    bright[::2, :, :8] = 1
+    bright[1::2, :, 8:] = 1
+    return Images(pixels, labels, tuple(str(i) for i in range(40)))
+
+
+CONTRACT = Contract(2, ("first", "second"), (3, 16, 16), (0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize("across", [True, False], ids=["left and right", "up and down"])
+@pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "not wanted"])
+def test_no_mirror_images_for_a_network_that_tells_them_apart(across: bool, wanted: bool) -> None:
+    model = Classifier(Brighter(across), CONTRACT)
+    assert accuracy(model, halves(across)) == 1
+    found = tolerated(model, halves(across), CropAndFlip(3, flip=wanted), seed=0)
+    assert found == CropAndFlip(3, flip=wanted and not across)
+
+
+def test_no_crops_for_a_network_that_looks_at_one_pixel() -> None:
+    model, images = Classifier(Corner(), CONTRACT), halves(across=False)
+    assert accuracy(model, images) == 1
+    # Black comes in from the upper edge with half of all crops, whatever their padding.
+    assert tolerated(model, images, CropAndFlip(3, flip=True), seed=0) == CropAndFlip(0, flip=True)
