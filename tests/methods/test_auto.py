@@ -77,7 +77,7 @@ def test_a_model_without_a_backdoor_stays_as_it_is(planted_splits: Splits, statu
     method, suspect = auto(), reachable()
     assert method.prune is not None
     assert method.repair is not None
-    evidence = dataclasses.replace(suspect.evidence, status=status)
+    evidence = dataclasses.replace(suspect.evidence, status=status)  # type: ignore[arg-type]
     assert method.prune(suspect.model, planted_splits, evidence, Run()) == Proposal(
         (), stopped_because="no backdoor was found, so there is nothing to remove"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -57,10 +58,11 @@ def test_one_change_for_all_images(family: Family) -> None:
 @FAMILIES
 def test_everything_is_learned_from_the_picture_and_the_size_counts(family: Family) -> None:
     change = begun(family)
-    for of in (lambda: change(noise()).square().sum(), change.size):
+    asked: list[Callable[[], Tensor]] = [lambda: change(noise()).square().sum(), change.size]
+    for of in asked:
         for parameter in change.parameters:
             parameter.grad = None
-        of().backward()
+        torch.autograd.backward(of())
         grads = [p.grad for p in change.parameters if p.grad is not None and bool(p.grad.any())]
         # A patch's size is its mask alone, whatever it shows.
         assert len(grads) == (1 if family.name == "patch" and of == change.size else len(change.parameters))
@@ -72,7 +74,7 @@ def test_twice_as_strong_is_twice_as_large_and_changes_more(family: Family) -> N
     double = change.scaled(2)
     assert double is not None
     assert float(double.size()) == pytest.approx(2 * float(change.size().detach()), rel=1e-3)
-    before, after = ((c(pixels) - pixels).abs().mean() for c in (change, double))
+    before, after = ((c(pixels) - pixels).abs().mean().detach() for c in (change, double))
     assert float(after) == pytest.approx(2 * float(before), rel=0.1)  # but for rounding, clipping and interpolation
     assert not any(p.requires_grad for p in double.parameters)
 

@@ -1,0 +1,128 @@
+"""The scan of the planted network: the right class, with triggers that work; and each way to say less."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from harden.network import Classifier, close, predict, units
+from harden.triggers.families import Patch
+from harden.triggers.smallest import Again, SmallestChange, searchable, stronger
+from harden.types import Contract, Evidence, Images, Run, Splits, Trigger
+from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
+
+ONE_FAMILY = SmallestChange(families=(Patch(),), look=15)
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    return reachable().model
+
+
+@pytest.fixture(scope="module")
+def found(model: Classifier) -> Evidence:
+    return ONE_FAMILY(model, splits(), Run())
+
+
+def closed(model: Classifier) -> Classifier:
+    model = model.copy()
+    close(units(model), [GUILTY])
+    return model
+
+
+def test_backdoored_with_the_right_target(found: Evidence) -> None:
+    assert found.status == "backdoored"
+    assert found.target_classes == (TARGET,)
+    scores = {e.label: e.score for e in found.evidence}
+    assert scores[TARGET] > 2.5
+    assert max(scores[1], scores[2]) < 1
+    assert {e.method for e in found.evidence} == {"patch"}
+    assert "red (patch," in found.why
+
+
+def test_its_stand_ins_work_on_images_it_has_not_seen(model: Classifier, found: Evidence) -> None:
+    assert len(found.triggers) == 2, "one that was searched for, and another from a new start"
+    others = splits().verify
+    others = others.take((others.labels != TARGET).nonzero().flatten())
+    for trigger in found.triggers:
+        assert (trigger.target, trigger.source) == (TARGET, "recovered")
+        said = predict(model, trigger(others)).argmax(1)
+        assert float((said == TARGET).float().mean()) >= 0.8  # of the batch it was 0.95
+        assert torch.equal(trigger(others).labels, others.labels)
+        assert trigger.settings["usual"] > 2.5 * trigger.settings["size"]
+    first, second = (trigger(others).pixels for trigger in found.triggers)
+    assert not torch.equal(first, second)
+
+
+def test_nothing_to_find_where_the_guilty_filter_is_closed(model: Classifier) -> None:
+    nothing = ONE_FAMILY(closed(model), splits(), Run())
+    assert (nothing.status, nothing.target_classes, nothing.triggers) == ("clean", (), ())
+
+
+def test_strange_but_not_strange_enough_is_inconclusive(model: Classifier) -> None:
+    unsure = replace(ONE_FAMILY, strange=1000.0)(model, splits(), Run())
+    assert (unsure.status, unsure.target_classes, unsure.triggers) == ("inconclusive", (), ())
+
+
+def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
+    distrusted = replace(ONE_FAMILY, families=(Patch(trust=0.01),))(model, splits(), Run())
+    assert (distrusted.status, distrusted.target_classes, distrusted.triggers) == ("clean", (), ())
+
+
+def test_too_few_images_say_nothing(model: Classifier) -> None:
+    few = Splits(pictures(6), pictures(6), pictures(6))
+    verdict = SmallestChange()(model, few, Run())
+    assert (verdict.status, verdict.target_classes, verdict.triggers) == ("inconclusive", (), ())
+    assert verdict.why == "18 images to search with; at least 20 are needed"
+
+
+def test_of_many_classes_the_easiest_and_some_from_the_other_end_are_searched() -> None:
+    strengths = torch.diag(1.0 + torch.arange(12))  # the higher its number, the less has to move
+    layer = nn.Linear(24, 12, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.cat([torch.eye(12), strengths], 1))
+    contract = Contract(12, tuple("abcdefghijkl"), (1, 1, 24), (0.0,), (1.0,))
+    model = Classifier(nn.Sequential(nn.Flatten(), layer), contract).eval()
+    images = Images(torch.eye(24)[:1].repeat(5, 1)[:, None, None], torch.zeros(5).long(), tuple("abcde"))
+    assert SmallestChange(classes=4)._classes(model, images) == [11, 10, 9, 0]
+    assert SmallestChange(classes=12)._classes(model, images) == list(range(11, -1, -1))
+
+
+def test_looking_again_finds_it_while_it_is_there(model: Classifier, found: Evidence) -> None:
+    again = Again(families=(Patch(),), steps=60)
+    sizes = []
+    for now in (model, closed(model)):
+        (new,) = again(now, pictures(), found.triggers, torch.Generator().manual_seed(1))
+        assert new.target == TARGET
+        sizes.append(new.settings["size"])
+    usual = found.triggers[0].settings["usual"]
+    assert 2.5 * sizes[0] < usual
+    assert 2.5 * sizes[1] > usual
+
+
+def test_looking_again_needs_something_to_look_for(model: Classifier) -> None:
+    given = reachable().evidence.triggers
+    assert Again()(model, pictures(), given, torch.Generator()) == []
+
+
+def test_stronger_stand_ins_stay_under_the_usual_size(found: Evidence) -> None:
+    (first, *_) = found.triggers
+    doubled = stronger([first], (2.0, 1e6), most=1.0)
+    assert [t.settings["size"] for t in doubled] == [pytest.approx(2 * first.settings["size"], rel=1e-2)]
+    images = pictures()
+    before, after = (float((t(images).pixels - images.pixels).abs().mean()) for t in (first, doubled[0]))
+    assert after > 1.3 * before
+    assert stronger([first], (2.0,), most=1e-3) == []
+    unknown = Trigger("given", "given", TARGET, lambda images: images)
+    assert stronger([unknown], (2.0,), most=1.0) == []
+
+
+def test_the_search_borrows_the_model(model: Classifier) -> None:
+    copy = searchable(model, pictures())
+    assert not any(p.requires_grad for p in copy.parameters())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert copy.contract.classes == CLASSES
+    torch.testing.assert_close(predict(copy, pictures()), predict(model, pictures()), atol=1e-3, rtol=1e-3)
