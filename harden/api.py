@@ -83,10 +83,19 @@ def inspect_plan(plan: Plan) -> Inspection:
 
 
 def verify(
-    artefact: str | Path, data_dir: str | Path, *, progress: Progress | None = None, **settings: Any
+    artefact: str | Path,
+    data_dir: str | Path,
+    *,
+    accuracy_only: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
 ) -> Verification:
-    """`harden verify`: accuracy and attack success of a model file, an .onnx file or a run folder."""
-    return verification.verify(_plan(artefact, None, {**settings, "verify_dir": data_dir}), progress)
+    """`harden verify`: accuracy and attack success of a model file, an .onnx file or a run folder.
+
+    Without a trigger its verdict is inconclusive, unless `accuracy_only` says that nobody asks about backdoors.
+    """
+    plan = _plan(artefact, None, {**settings, "verify_dir": data_dir})
+    return verification.verify(plan, progress, accuracy_only=accuracy_only)
 
 
 def load_run(folder: str | Path, arch: str | None = None) -> nn.Module:

@@ -151,12 +151,16 @@ def verify(
     mask: o.Mask = None,
     blend: o.Blend = None,
     target: o.Target = None,
+    accuracy_only: o.AccuracyOnly = False,
     device: o.Device = None,
     policy: o.PolicyFile = None,
     format: o.OutputFormat = o.Format.text,
     quiet: o.Quiet = False,
 ) -> None:
-    """Accuracy and attack success of any artefact, .onnx through ONNX Runtime."""
+    """Accuracy and attack success of any artefact, .onnx through ONNX Runtime.
+
+    Without a trigger it is inconclusive (5), since nothing was seen of a backdoor; --accuracy-only asks for no more.
+    """
     from harden import commands
 
     raise typer.Exit(commands.verify(context.params))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harden.outcome import Report
 
 CODES = {"pass": MAY_SHIP, "fail": POLICY_SAYS_NO, "inconclusive": INCONCLUSIVE}
-NOT_SETTINGS = ("plan", "format", "quiet", "dry_run", "data_dir", "kind")
+NOT_SETTINGS = ("plan", "format", "quiet", "dry_run", "data_dir", "kind", "accuracy_only")
 
 
 def clean(flags: Mapping[str, Any]) -> int:
@@ -95,7 +95,8 @@ def verify(flags: Mapping[str, Any]) -> int:
         from harden import verification
 
         plan = plan_of(flags)
-        found = verification.verify(replace(plan, verify_dir=flags["data_dir"] or plan.verify_dir), progress)
+        plan = replace(plan, verify_dir=flags["data_dir"] or plan.verify_dir)
+        found = verification.verify(plan, progress, accuracy_only=flags["accuracy_only"])
     if flags["format"] is Format.text:
         from harden.reports.console import show_verification
 
@@ -245,11 +246,11 @@ def plan_show(plan: Path | None) -> int:
 
 
 def dry_run(plan: Plan, verb: str) -> int:
-    """The plan in force, and what it would work on; the model is not run."""
+    """The plan in force, and what it would work on; nothing is written."""
     from harden.estimate import estimate
 
     print(f"# harden {verb} would do this:\n{plan_text(plan)}")
-    for line in estimate(plan):
+    for line in estimate(plan, verb):
         print(f"# {line}")
     return MAY_SHIP
 

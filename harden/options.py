@@ -59,6 +59,9 @@ TriggerDir = Annotated[
 Mask = Annotated[Path | None, _trigger("--mask", help="PNG, white where the picture of --trigger goes.")]
 Blend = Annotated[float | None, _trigger("--blend", help="1 covers the image, 0.2 shines through.")]
 Target = Annotated[str | None, _trigger("--target", help="The class that it makes the model say.")]
+AccuracyOnly = Annotated[
+    bool, _trigger("--accuracy-only", help="Ask for no trigger; then nothing is said about backdoors.")
+]
 HideTrigger = Annotated[
     bool | None, _trigger("--hide-trigger", help="Only measure with it: the method does not get to know it.")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,10 +48,18 @@ class Verification:
     files: tuple[Verified, ...]
     findings: tuple[Finding, ...]
     verdict: Verdict
+    accuracy_only: bool = False
+    """Nobody asked about backdoors, and the verdict says nothing about them."""
 
 
-def verify(plan: Plan, progress: Progress | None = None) -> Verification:
-    """Measures `plan.model` on the images of `plan.verify_dir`."""
+def verify(plan: Plan, progress: Progress | None = None, *, accuracy_only: bool = False) -> Verification:
+    """Measures `plan.model` on the images of `plan.verify_dir`.
+
+    Without a trigger nothing was seen of a backdoor: that is a check that was not made, unless only the accuracy is
+    wanted. A finished run is no exception, since its recovered triggers are kept as pictures and not as functions.
+    """
+    if accuracy_only and (plan.trigger is not None or plan.trigger_dir is not None):
+        raise UsageError("--accuracy-only and a trigger both came.", hint="Drop one of them.")
     job = Job.start(plan, progress or Silent())
     path = plan.need("model", "MODEL")
     with job.stage("load"):
@@ -60,9 +69,9 @@ def verify(plan: Plan, progress: Progress | None = None) -> Verification:
         data, findings = read_images(plan.need("verify_dir", "--data-dir"), contract, progress=job.run.progress)
     with job.stage("measure"):
         files = tuple(_measured(part, contract, data, triggers, job) for part in parts)
-    checks += [check for file in files for check in _checks(file, plan.policy)]
+    checks += [check for file in files for check in _checks(file, plan.policy, accuracy_only)]
     verdict = Verdict(verdict_of(checks, plan.policy), tuple(checks))
-    return Verification(str(path), contract, files, findings, verdict)
+    return Verification(str(path), contract, files, findings, verdict, accuracy_only)
 
 
 def load_run(folder: Path, arch: str | None = None) -> nn.Module:
@@ -74,14 +83,17 @@ def load_run(folder: Path, arch: str | None = None) -> nn.Module:
     record, state = read(folder)
     spec = arch or record.get("architecture")
     if not isinstance(spec, str):
-        raise UsageError("The run does not say which architecture it is of.", hint="Give it: arch=...")
+        raise UsageError("The run does not say which architecture it is of.", hint=_give("SPEC"))
     if arch is None and not spec.startswith(("torchvision:", "timm:")):
-        raise UsageError(
-            f"The run's architecture is code: {spec}.", hint=f"If you trust it, give it yourself: arch={spec!r}."
-        )
+        raise UsageError(f"The run's architecture is code: {spec}.", hint=f"If you trust it: {_give(spec)}")
     channels = record["input_size"][0]
     fresh = architecture.build(architecture.architecture(spec), record["num_classes"], channels)
     return rebuild(fresh, record, state)
+
+
+def _give(spec: str) -> str:
+    """The hint in both tongues, since load_run is called by the command line and by programs."""
+    return f"Give it with --arch {shlex.quote(spec)} (in Python: arch={spec!r})."
 
 
 def artefacts(run: Path) -> Path:
@@ -169,6 +181,15 @@ def _measured(part: Part, contract: Contract, data: Images, triggers: Sequence[T
     return Verified(str(path), "onnx", measure_file(model, contract, data, triggers))
 
 
-def _checks(file: Verified, policy: Policy) -> Iterator[Check]:
-    for check in (images(file.measured, policy), *attack_successes(file.measured, policy)):
+def _checks(file: Verified, policy: Policy, accuracy_only: bool) -> Iterator[Check]:
+    attacks = list(attack_successes(file.measured, policy))
+    if not attacks and not accuracy_only:
+        attacks = [Check("attack-success", None, None, None, _not_made(file.measured))]
+    for check in (images(file.measured, policy), *attacks):
         yield replace(check, name=f"{check.name} ({Path(file.path).name})")
+
+
+def _not_made(measured: Measurement) -> str:
+    if measured.attack_success:
+        return "The policy sets no bound for the trigger that was given."
+    return "Not measured: no trigger was given. Give one with --trigger and --target, or ask for --accuracy-only."

@@ -129,9 +129,12 @@ def test_the_whole_job_with_a_known_trigger(sample: Path, tmp_path: Path) -> Non
     assert "exists already" in taken.stderr
 
     onnx = run / "model.onnx"
-    onnx.write_bytes(onnx.read_bytes() + b"\0")
-    changed = harden("verify", run, "--arch", f"{sample / 'net.py'}:net", "--data-dir", sample / "data")
-    assert changed.returncode != 0
+    onnx.write_bytes(onnx.read_bytes() + b"\x32\x01x")  # a doc_string: it still runs, and answers the same
+    changed = harden(
+        "verify", run, "--arch", f"{sample / 'net.py'}:net", "--data-dir", sample / "data", *known_trigger(sample)
+    )
+    assert changed.returncode == 1
+    assert "was changed after it was judged" in changed.stdout
 
 
 def test_verify_says_no_where_the_trigger_works(sample: Path) -> None:
@@ -142,6 +145,29 @@ def test_verify_says_no_where_the_trigger_works(sample: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "120 of 120" in done.stdout
     assert done.stderr == ""
+
+
+def test_verify_without_a_trigger_decides_nothing(sample: Path) -> None:
+    arguments = ["verify", "model.pt", "--arch", "net.py:net", "--data-dir", "data"]
+    done = harden(*arguments, cwd=sample)
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "attack-success (model.pt): Not measured" in done.stdout
+    assert "may ship" not in done.stdout
+    as_json = harden(*arguments, "--format", "json", cwd=sample)
+    assert as_json.returncode == 5
+    checks = {check["name"]: check["passed"] for check in json.loads(as_json.stdout)["verdict"]["checks"]}
+    assert checks == {"images (model.pt)": True, "attack-success (model.pt)": None}
+
+
+def test_verify_of_the_accuracy_alone_never_says_may_ship(sample: Path) -> None:
+    arguments = ["verify", "model.pt", "--arch", "net.py:net", "--data-dir", "data", "--accuracy-only"]
+    done = harden(*arguments, cwd=sample)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing was said about backdoors" in done.stdout
+    assert "may ship" not in done.stdout
+    both = harden(*arguments, *known_trigger(sample), cwd=sample)
+    assert both.returncode == 2
+    assert "--accuracy-only" in both.stderr
 
 
 @pytest.mark.parametrize(
@@ -183,6 +209,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(sample: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert 'clean_dir = "data"  # flag' in done.stdout
     assert "180 files" in done.stdout
+    assert re.search(r"# time: about \d+ (s|min) here", done.stdout)
     assert sorted(path for path in sample.iterdir() if path.name != "__pycache__") == [
         p for p in before if p.name != "__pycache__"
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,12 +86,12 @@ def _show_findings(findings: Sequence[Finding], console: Console) -> None:
             console.print(f"[yellow]{f.severity}[/] {plain(f.rule)}: {plain(f.message)}")
 
 
-def show_verdict(verdict: Verdict, console: Console) -> None:
+def show_verdict(verdict: Verdict, console: Console, said: Mapping[str, str] = words.VERDICTS) -> None:
     """Every check, then the word."""
     console.print()
     for check in verdict.checks:
         console.print(_check(check), soft_wrap=True)
-    console.print(words.VERDICTS[verdict.status], style=COLOURS[verdict.status])
+    console.print(said[verdict.status], style=COLOURS[verdict.status])
 
 
 def _check(check: Check) -> Text:
@@ -141,7 +141,8 @@ def show_verification(found: Verification, console: Console) -> None:
             recovered = attack.recovered_accuracy
             table.add_row("  true class in spite of it", words.rate(recovered), words.interval(recovered))
         console.print(table)
-        if not file.measured.attack_success:
-            console.print("No trigger was given, so this says nothing about backdoors.")
     _show_findings(found.findings, console)
-    show_verdict(found.verdict, console)
+    if found.accuracy_only:
+        show_verdict(found.verdict, console, words.ACCURACY_ONLY)
+    else:
+        show_verdict(found.verdict, console)

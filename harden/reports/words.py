@@ -10,6 +10,12 @@ VERDICTS = {
     "fail": "FAIL: must not ship",
     "inconclusive": "INCONCLUSIVE: too little to decide on",
 }
+ACCURACY_ONLY = {
+    "pass": "Accuracy only: nothing was said about backdoors",
+    "fail": "FAIL: must not ship. Accuracy only: nothing was said about backdoors",
+    "inconclusive": "INCONCLUSIVE: too little to decide on. Accuracy only: nothing was said about backdoors",
+}
+"""Where nobody asked about attack success, no word may sound as if it had been measured."""
 SCANS = {"backdoored": "a backdoor was found", "clean": "no sign of a backdoor", "inconclusive": "could not decide"}
 
 

@@ -106,7 +106,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_pickle_cannot_make_its_reader_slow(body: bytes) -> None:
-    start = time.monotonic()
+    start = time.process_time()  # processor time: what else runs here is not its fault
     with contextlib.suppress(DamagedError):
         statedict.find(look(payloads.archive(payloads.pickle(body))))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 60  # a reader that is caught takes hours, or all of the memory
