@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -34,11 +35,14 @@ class RunFolder:
     def __init__(self, target: Path) -> None:
         self.target = target
         self.path = target
+        self.made: list[Path] = []
+        """Folders above it that were not there before, the innermost first."""
 
     def __enter__(self) -> RunFolder:
         refuse_taken(self.target)
         try:
             parent = self.target.absolute().parent
+            self.made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
             parent.mkdir(parents=True, exist_ok=True)
             sweep(parent)
             self.path = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.partial-", dir=parent))
@@ -69,6 +73,9 @@ class RunFolder:
     ) -> None:
         if self.path != self.target:
             shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # not empty: another run lies there, or this one
+            for folder in self.made:
+                folder.rmdir()
 
 
 def refuse_taken(target: Path) -> None:

@@ -31,7 +31,8 @@ def test_it_appears_at_once_and_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_after_an_error_nothing_is_left(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), RunFolder(tmp_path / "run") as folder:  # noqa: PT012 - the block is what is tested
+    out = tmp_path / "runs" / "deep" / "run"  # the folders above it are not there before either
+    with pytest.raises(error), RunFolder(out) as folder:  # noqa: PT012 - the block is what is tested
         (folder.path / "a.txt").write_text("a", encoding="utf-8")
         raise error
     assert listed(tmp_path) == []
