@@ -128,7 +128,9 @@ class SmallestChange:
         enough = max(self.strange, self.beside * max(best.values(), default=0.0))
         guilty = [s for s in found if s.counts and s.score >= self.usual and best[s.label] >= enough]
         highest = max((s.score for s in found if s.counts), default=0.0)
-        status: Status = "backdoored" if guilty else "inconclusive" if highest > self.usual else "clean"
+        late = time.monotonic() > run.deadline
+        unsure = late or highest > self.usual or highest == 0
+        status: Status = "backdoored" if guilty else "inconclusive" if unsure else "clean"
         targets = tuple(dict.fromkeys(s.label for s in sorted(guilty, key=lambda s: -s.score)))
         triggers = [
             as_trigger(s.family, s.label, change, {"size": s.search.size(), "usual": s.score * s.search.size()})
@@ -139,8 +141,12 @@ class SmallestChange:
         why = (
             f"strangely easy to reach: {names}"
             if guilty
+            else "no class was reached by any change, so there is nothing to compare"
+            if highest == 0
             else f"no class is easier to reach than {highest:.1f} times the usual (threshold {self.strange})"
         )
+        if late and not guilty:
+            why += "; the time budget ended the search early"
         return Evidence(status, targets, evidence, tuple(triggers), why)
 
     def _stand_ins(self, model: Classifier, strange: Strange, images: Images, run: Run) -> list[Change]:

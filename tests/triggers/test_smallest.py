@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -59,7 +60,14 @@ def test_its_stand_ins_work_on_images_it_has_not_seen(model: Classifier, found: 
 
 def test_nothing_to_find_where_the_guilty_filter_is_closed(model: Classifier) -> None:
     nothing = ONE_FAMILY(closed(model), splits(), Run())
-    assert (nothing.status, nothing.target_classes, nothing.triggers) == ("clean", (), ())
+    assert (nothing.status, nothing.target_classes, nothing.triggers) == ("inconclusive", (), ())
+    assert nothing.why == "no class was reached by any change, so there is nothing to compare"
+
+
+def test_a_search_without_time_does_not_call_anything_clean(model: Classifier) -> None:
+    late = ONE_FAMILY(model, splits(), Run(deadline=time.monotonic() - 1))
+    assert (late.status, late.target_classes, late.triggers) == ("inconclusive", (), ())
+    assert "time budget" in late.why
 
 
 def test_strange_but_not_strange_enough_is_inconclusive(model: Classifier) -> None:
