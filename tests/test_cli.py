@@ -181,7 +181,7 @@ def test_verify_of_the_accuracy_alone_never_says_may_ship(sample: Path) -> None:
         (["clean", "model.pt", "--clean-dir", "data", "--method", "auot"], 2, "Did you mean 'auto'?"),
         (["clean", "model.pt", "--clean-dir", "data", "--policy", "stric"], 2, "strict"),
         (["scan", "model.pt", "--clean-dir", "data", "--trigger", "t.png", "--arch", "net.py:net"], 2, "--target"),
-        (["inspect", "evil.pt"], 4, "critical"),
+        (["inspect", "evil.pt"], 4, "names 'os.system'"),
         (["verify", "evil.pt", "--data-dir", "data"], 4, "evil.pt"),
         (["gate", "data"], 3, "report.json"),
         (["methods", "--format", "sarif"], 2, "json"),
