@@ -221,7 +221,14 @@ def test_an_interrupted_run_leaves_nothing(sample: Path, tmp_path: Path, sent: s
         sys.executable, "-m", "harden.cli", "clean", sample / "model.pt", "--arch", f"{sample / 'net.py'}:net",
         "--clean-dir", sample / "data", "--method", "ft", "--out", tmp_path / "run",
     ]  # fmt: skip
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        [*map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        # A shell's background job is started deaf to Ctrl-C, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "measure before" in line:  # it is at the long part of its work now
