@@ -57,12 +57,28 @@ def _changed(stage: Any, changes: Mapping[str, Any], table: str) -> Any:
         default = getattr(stage, key)
         if is_dataclass(default) and isinstance(value, Mapping):
             fitted[key] = _changed(default, value, f"{table}.{key}")
+        elif isinstance(default, tuple) and default and all(is_dataclass(d) for d in default):
+            fitted[key] = _chosen(default, value, f"{table}.{key}")
         else:
             fitted[key] = _fitted(default, value, f"[{table}] {key}")
     try:
         return replace(stage, **fitted)
     except ValueError as error:  # a part may check its own settings when it is made
         raise UsageError(f"[{table}]: {error}") from error
+
+
+def _chosen(default: tuple[Any, ...], value: Any, table: str) -> tuple[Any, ...]:
+    """Some of several parts, told apart by their names, in the order given: `[[method.recover.families]]`."""
+    named = {part.name: part for part in default}
+    if not isinstance(value, list | tuple) or not all(isinstance(v, Mapping) and "name" in v for v in value):
+        raise UsageError(f"[[{table}]] takes tables that each have a name, of {', '.join(named)}; {value!r} came.")
+    for changes in value:
+        if changes["name"] not in named:
+            raise UsageError(
+                f"[[{table}]]: there is no {changes['name']!r}.{nearest(str(changes['name']), named)}",
+                hint=f"Known are {', '.join(named)}.",
+            )
+    return tuple(_changed(named[changes["name"]], changes, table) for changes in value)
 
 
 def settings_of(method: Method) -> dict[str, dict[str, Any]]:
