@@ -5,9 +5,9 @@
     J         = L_u + w L_c                          what a cut is really worth is how far J falls
 
 Each round evaluates the `candidates` best guesses with the filter closed, and closes the one with the lowest J, if J
-falls by `least` of itself, `least_win` at least, and accuracy on the split made for choosing holds. When no cut pays any more, what is still
-strangely easy in the network as it is now is looked for, and the rounds go on with that as well. A score without the
-clean term cuts the stem first; a guess that nobody checks is wrong as often as right.
+falls by `least` of itself, `least_win` at least, and accuracy on the split made for choosing holds. When no cut pays
+any more, what is still strangely easy in the network as it is now is looked for, and the rounds go on with that as
+well. A score without the clean term cuts the stem first; a guess that nobody checks is wrong as often as right.
 """
 
 from __future__ import annotations
