@@ -5,9 +5,9 @@
     J         = L_u + w L_c                          what a cut is really worth is how far J falls
 
 Each round evaluates the `candidates` best guesses with the filter closed, and closes the one with the lowest J, if J
-falls by `least` of itself, `least_win` at least, and accuracy on the split made for choosing holds. When no cut pays
-any more, what is still strangely easy in the network as it is now is looked for, and the rounds go on with that as
-well. A score without the clean term cuts the stem first; a guess that nobody checks is wrong as often as right.
+falls by `least` of itself and accuracy on the split made for choosing holds. When no cut pays any more, what is still
+strangely easy in the network as it is now is looked for, and the rounds go on with that as well. A score without the
+clean term cuts the stem first; a guess that nobody checks is wrong as often as right.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ class GateSearch:
     """Clean images that a round is judged on."""
     least: float = 0.05
     """Share of J that a cut has to win."""
-    least_win: float = 0.02
-    """And how much that has to be: a network that is sure of nearly everything has a J of nearly nothing."""
     max_accuracy_drop: float = 0.015
     """Absolute, on the split made for choosing, of all cuts together."""
     max_rounds: int = 8
@@ -110,7 +108,7 @@ class GateSearch:
         now = self._worth(model, clean, twins)
         guesses = top(self.scorer(model, parts, clean, twins), alive, self.candidates)
         for worth, filter in sorted((self._try(model, parts, f, clean, twins), f) for f in guesses):
-            if not now - worth > max(self.least * now, self.least_win):
+            if not worth < (1 - self.least) * now:
                 return None
             with closed(parts, [filter]):
                 seen = lookout(model, number, (filter,), now - worth)
