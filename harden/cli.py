@@ -42,36 +42,15 @@ def root(
 
 
 @app.command()
+@o.takes(o.TheModel, o.KnownTrigger, o.Work, o.Shipping, o.Printing)
 def clean(
     context: typer.Context,
     model: o.Model = None,
     clean_dir: o.CleanDir = None,
     verify_dir: o.VerifyDir = None,
-    arch: o.Arch = None,
-    contract: o.ContractFile = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    input_size: o.InputSize = None,
-    trust_code: o.TrustCode = None,
-    trigger: o.TriggerSpec = None,
-    trigger_dir: o.TriggerDir = None,
-    mask: o.Mask = None,
-    blend: o.Blend = None,
-    target: o.Target = None,
     hide_trigger: o.HideTrigger = None,
-    method: o.MethodName = None,
-    plan: o.PlanFile = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
-    time_budget: o.TimeBudget = None,
     align: o.Align = None,
     policy: o.PolicyFile = None,
-    out: o.Out = None,
-    opset: o.Opset = None,
-    embed_preprocessing: o.EmbedPreprocessing = None,
-    latency: o.Latency = None,
-    format: o.OutputFormat = o.Format.text,
-    quiet: o.Quiet = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """The whole job: scan, cut, repair, measure, export, judge. Leaves a run folder."""
@@ -81,32 +60,15 @@ def clean(
 
 
 @app.command()
+@o.takes(o.TheModel, o.KnownTrigger, o.Work, o.Printing)
 def scan(
     context: typer.Context,
     model: o.Model = None,
     clean_dir: o.CleanDir = None,
     verify_dir: o.VerifyDir = None,
-    arch: o.Arch = None,
-    contract: o.ContractFile = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    input_size: o.InputSize = None,
-    trust_code: o.TrustCode = None,
-    trigger: o.TriggerSpec = None,
-    trigger_dir: o.TriggerDir = None,
-    mask: o.Mask = None,
-    blend: o.Blend = None,
-    target: o.Target = None,
     hide_trigger: o.HideTrigger = None,
-    method: o.MethodName = None,
-    plan: o.PlanFile = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
-    time_budget: o.TimeBudget = None,
     policy: o.PolicyFile = None,
     out: o.Out = None,
-    format: o.OutputFormat = o.Format.text,
-    quiet: o.Quiet = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """Is there a backdoor? Evidence and a verdict; nothing is changed, and no folder is written without --out."""
@@ -116,15 +78,11 @@ def scan(
 
 
 @app.command()
+@o.takes(o.TheContract)
 def inspect(
     context: typer.Context,
     model: o.Model = None,
     clean_dir: o.CleanDir = None,
-    arch: o.Arch = None,
-    contract: o.ContractFile = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    input_size: o.InputSize = None,
     format: o.OutputFormat = o.Format.text,
 ) -> None:
     """What the file is, told without running it: format, findings, layers, contract."""
@@ -134,28 +92,16 @@ def inspect(
 
 
 @app.command()
+@o.takes(o.TheModel, o.KnownTrigger, o.Printing)
 def verify(
     context: typer.Context,
     model: Annotated[
         Path | None, typer.Argument(help="A model file, an .onnx file, or the folder of a run.", show_default=False)
     ] = None,
     data_dir: o.DataDir = None,
-    arch: o.Arch = None,
-    contract: o.ContractFile = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    input_size: o.InputSize = None,
-    trust_code: o.TrustCode = None,
-    trigger: o.TriggerSpec = None,
-    trigger_dir: o.TriggerDir = None,
-    mask: o.Mask = None,
-    blend: o.Blend = None,
-    target: o.Target = None,
     accuracy_only: o.AccuracyOnly = False,
     device: o.Device = None,
     policy: o.PolicyFile = None,
-    format: o.OutputFormat = o.Format.text,
-    quiet: o.Quiet = False,
 ) -> None:
     """Accuracy and attack success of any artefact, .onnx through ONNX Runtime.
 
@@ -167,6 +113,7 @@ def verify(
 
 
 @app.command()
+@o.takes(o.TheModel, o.Shipping, o.Printing)
 def export(
     context: typer.Context,
     model: Annotated[
@@ -176,19 +123,7 @@ def export(
         list[str] | None, typer.Option("--kind", help="fp32 (always), fp16, int8; may be repeated.", show_default=False)
     ] = None,
     clean_dir: o.CleanDir = None,
-    arch: o.Arch = None,
-    contract: o.ContractFile = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    input_size: o.InputSize = None,
-    trust_code: o.TrustCode = None,
     seed: o.Seed = None,
-    out: o.Out = None,
-    opset: o.Opset = None,
-    embed_preprocessing: o.EmbedPreprocessing = None,
-    latency: o.Latency = None,
-    format: o.OutputFormat = o.Format.text,
-    quiet: o.Quiet = False,
 ) -> None:
     """ONNX files of a model as it is (fp32, fp16, int8), with parity and latency. Nothing is judged."""
     from harden import commands
@@ -281,14 +216,13 @@ def doctor(format: o.OutputFormat = o.Format.text) -> None:
 
 
 @app.command()
+@o.takes(o.Printing)
 def demo(
     context: typer.Context,
     method: o.MethodName = None,
     seed: o.Seed = None,
     device: o.Device = None,
     out: o.Out = None,
-    format: o.OutputFormat = o.Format.text,
-    quiet: o.Quiet = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """The bundled backdoored model, cleaned with clean images only; its trigger only measures. A few minutes."""

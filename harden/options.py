@@ -1,10 +1,13 @@
-"""The flags, once: what each is called, what it says in --help, and which panel it stands in."""
+"""The flags, once: what each is called, what it says in --help, which panel it stands in, and which go together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -83,3 +86,77 @@ EmbedPreprocessing = Annotated[
 Latency = Annotated[bool | None, _result("--latency/--no-latency", help="Whether to time the file; default: yes.")]
 OutputFormat = Annotated[Format, _result("--format", help="What stdout gets: text, json, markdown, sarif, junit.")]
 Quiet = Annotated[bool, _result("-q", "--quiet", help="No progress; only the verdict.")]
+
+
+class TheContract:
+    """What goes into the network and what comes out."""
+
+    arch: Arch = None
+    contract: ContractFile = None
+    mean: Mean = None
+    std: Std = None
+    input_size: InputSize = None
+
+
+class TheModel(TheContract):
+    """What it takes to open a model file."""
+
+    trust_code: TrustCode = None
+
+
+class KnownTrigger:
+    """A trigger in any of its forms."""
+
+    trigger: TriggerSpec = None
+    trigger_dir: TriggerDir = None
+    mask: Mask = None
+    blend: Blend = None
+    target: Target = None
+
+
+class Work:
+    """How a method is chosen and bounded."""
+
+    method: MethodName = None
+    plan: PlanFile = None
+    seed: Seed = None
+    device: Device = None
+    time_budget: TimeBudget = None
+
+
+class Shipping:
+    """What the files are like that come out."""
+
+    out: Out = None
+    opset: Opset = None
+    embed_preprocessing: EmbedPreprocessing = None
+    latency: Latency = None
+
+
+class Printing:
+    """What the terminal gets."""
+
+    format: OutputFormat = Format.text
+    quiet: Quiet = False
+
+
+def takes(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags of these groups beside its own; it finds the values of all in its context."""
+
+    def widened(command: Callable[..., None]) -> Callable[..., None]:
+        own = signature(command, eval_str=True).parameters
+        context, argument, *rest = own.values()  # those of the model come first in --help
+        shared = [
+            Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=getattr(group, name), annotation=hint)
+            for group in groups
+            for name, hint in get_type_hints(group, include_extras=True).items()
+        ]
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            command(**{name: values[name] for name in own})
+
+        run.__signature__ = Signature([context, argument, *shared, *rest])  # type: ignore[attr-defined]  # what typer reads
+        return run
+
+    return widened
