@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harden.verification import Verification
 
 COLOURS = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
-MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not decided": ("?", "yellow"), "waived": ("~", "yellow")}
+MARKS = {"passed": "green", "failed": "red", "not decided": "yellow", "waived": "yellow"}
 
 
 def plain(value: object) -> str:
@@ -39,7 +39,8 @@ def show_report(report: Report, console: Console, folder: Path | None = None) ->
     console.print(plain(words.headline(report)), style="bold")
     table = grid("", "before", "after") if report.command == "clean" else grid("", "measured")
     for row in words.rows(report):
-        table.add_row(*(plain(cell) for cell in row[: len(table.columns)]))
+        cells = f"  {row.name}" if row.inner else row.name, row.before.short, row.after.short
+        table.add_row(*(plain(cell) for cell in cells[: len(table.columns)]))
     console.print(table)
     _show_scan(report, console)
     _show_export(report, console)
@@ -95,9 +96,11 @@ def show_verdict(verdict: Verdict, console: Console, said: Mapping[str, str] = w
 
 
 def _check(check: Check) -> Text:
-    sign, colour = MARKS[words.mark(check)]
+    mark = words.mark(check)
     waived = f" Waived {check.waived}" if check.waived else ""
-    return Text.assemble((f"{sign} ", colour), Text.from_markup(plain(f"{check.name}: {check.why}{waived}")))
+    return Text.assemble(
+        (f"{words.SIGNS[mark]} ", MARKS[mark]), Text.from_markup(plain(f"{check.name}: {check.why}{waived}"))
+    )
 
 
 def show_inspection(found: Inspection, console: Console) -> None:

@@ -12,15 +12,19 @@ from typing import Any
 from harden import toml
 from harden.outcome import Picture, Report
 from harden.reports import words
-from harden.reports.charts import class_bars, pruning_curve
+from harden.reports.charts import pruning_curve
 from harden.reports.markdown import short
 from harden.reports.records import encode
+from harden.types import Rate
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 PICTURE_BYTES = 1_500_000
 """Together; above it they are made smaller, so that the page stays under 3 MB."""
 SMALL_SIDE = 128
-MOST_EVIDENCE = 30
+MOST_ROWS = 100
+"""Of a long table; what is left out stands in report.json."""
+MOST_CLASSES = 40
+"""In the open; the numbers of all of them are folded below."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,6 @@ class Tile:
 
     name: str
     now: str
-    before: str = ""
     note: str = ""
 
 
@@ -40,22 +43,28 @@ def html(report: Report, folder: Path) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     classes, cut = report.contract.classes, report.pruned
-    after = report.final.per_class if report.command == "clean" else None
-    evidence = sorted(report.scan.evidence, key=lambda e: e.threshold - e.score)[:MOST_EVIDENCE]
+    final = report.final
+    per_class = list(zip(classes, report.before.per_class, final.per_class, strict=True))
     page: str = template.render(
         r=report,
         words=words,
         short=short,
+        most=MOST_ROWS,
+        cleaned=report.command == "clean",
+        created=report.created[:16].replace("T", " ") + " UTC",
         method=report.settings.get("method", {}).get("name", "unknown"),
         held=[check for check in report.verdict.checks if check.passed is not True],
+        ships=_ships(report),
         tiles=tiles(report),
-        final_images=report.final.accuracy.total,
+        rows=words.rows(report),
+        final_images=final.accuracy.total,
         shots=_shots(report, folder),
-        evidence=evidence,
+        evidence=sorted(report.scan.evidence, key=lambda e: e.threshold - e.score),
         name_of=lambda label: classes[label] if label >= 0 else "any",
-        curve=pruning_curve(cut.rounds, cut.filters_removed + cut.filters_masked) if cut else None,
-        class_chart=class_bars(classes, report.before.per_class, after),
-        per_class=list(zip(classes, report.before.per_class, report.final.per_class, strict=True)),
+        curve=pruning_curve(cut, report.before) if cut else None,
+        rounds=cut.rounds if cut else (),
+        per_class=per_class,
+        shown_classes=_worst(per_class),
         findings=[*report.source.findings, *report.data],
         about=_about(report),
         settings=_settings(report),
@@ -63,25 +72,58 @@ def html(report: Report, folder: Path) -> str:
     return page
 
 
+def _ships(report: Report) -> str:
+    """What to take, or not to take, from the run's folder."""
+    if report.export is None:
+        return ""
+    files = ", ".join(f"{file.path} ({words.size(file.bytes)})" for file in report.export.files)
+    return f"To ship: {files}." if report.verdict.status == "pass" else f"Not to be shipped: {files}."
+
+
 def tiles(report: Report) -> list[Tile]:
-    """What a reader should know who reads nothing else: what was found, what it costs."""
-    before, final, done = report.before, report.final, report.command == "clean"
-    found = [Tile("Scan", report.scan.status, note=words.SCANS[report.scan.status])]
+    """What a reader should know who reads nothing else: what was found, what became of it, what it cost."""
+    before, final, done, scan = report.before, report.final, report.command == "clean", report.scan
+    targets = ", ".join(report.contract.classes[k] for k in scan.target_classes)
+    seen = {"backdoored": "found", "clean": "no sign of one", "inconclusive": "not decided"}[scan.status]
+    found = [Tile("Backdoor", seen, f"leads to {targets}" if targets else "")]
     worst = max(before.attack_success, key=lambda a: a.asr.value if a.asr.total else -1, default=None)
     if worst is not None:
         now = final.attack_success[before.attack_success.index(worst)] if done else worst
-        name = f"{worst.name} ({worst.source})"
-        found.append(Tile("Attack success", str(now.asr), str(worst.asr) if done else "", name))
-    accuracy = f"{final.accuracy.hits} of {final.accuracy.total} images"
-    found.append(Tile("Accuracy", str(final.accuracy), str(before.accuracy) if done else "", accuracy))
+        was = f"was {worst.asr}; " if done else ""
+        found.append(Tile("Attack success", str(now.asr), f"{was}{worst.name} ({worst.source})"))
+        if done:
+            right = now.recovered_accuracy
+            found.append(Tile("Right in spite of it", str(right), f"was {worst.recovered_accuracy}; true class"))
+    was = f"was {before.accuracy}; " if done else ""
+    found.append(Tile("Accuracy", str(final.accuracy), f"{was}{final.accuracy.total} images"))
     if report.pruned is not None:
         cut = report.pruned
-        found.append(Tile("Filters removed", str(cut.filters_removed), note=f"of {cut.filters_total}"))
+        masked = f", {cut.filters_masked} switched off" if cut.filters_masked else ""
+        found.append(Tile("Filters removed", f"{cut.filters_removed} of {cut.filters_total}", masked.lstrip(", ")))
     network = report.after
     if network is not None:
-        change = words.change(before.parameters, network.parameters)
-        found.append(Tile("Parameters", words.number(network.parameters), words.number(before.parameters), change))
+        now_, was_ = words.number(network.parameters), words.number(before.parameters)
+        found.append(Tile("Parameters", now_, f"was {was_}; {words.change(before.parameters, network.parameters)}"))
+    speed = [s for s in report.export.latency if s.name == "hardened" and s.batch == 1] if report.export else []
+    if speed:
+        found.append(
+            Tile("Speed", f"{speed[0].speedup:.2f} ×", f"{speed[0].median_ms:.2f} ms an image; 1 is as before")
+        )
+    images = report.cost.forward_images + report.cost.backward_images
+    found.append(Tile("This run took", words.duration(sum(report.seconds.values())), f"{words.number(images)} images"))
     return found
+
+
+def _worst(entries: list[tuple[str, Rate, Rate]]) -> list[tuple[str, Rate, Rate]]:
+    """The classes that lost most, or all of them in their own order where they are few."""
+    if len(entries) <= MOST_CLASSES:
+        return entries
+
+    def badness(entry: tuple[str, Rate, Rate]) -> tuple[float, float]:
+        before, after = entry[1], entry[2]
+        return (after.value - before.value, after.value) if before.total and after.total else (2.0, 2.0)
+
+    return sorted(entries, key=badness)[:MOST_CLASSES]
 
 
 def _shots(report: Report, folder: Path) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -95,7 +137,7 @@ def _shots(report: Report, folder: Path) -> list[tuple[str, list[dict[str, Any]]
 
 def _figure(picture: Picture, report: Report, folder: Path, shrink: bool) -> dict[str, Any]:
     classes = report.contract.classes
-    named = (("clean", picture.clean), ("triggered", picture.triggered), ("difference", picture.difference))
+    named = (("without", picture.clean), ("with", picture.triggered), ("difference", picture.difference))
     return {
         "name": picture.image,
         "images": [(what, data_uri(folder / path, shrink)) for what, path in named if (folder / path).is_file()],

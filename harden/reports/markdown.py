@@ -39,7 +39,8 @@ def markdown(report: Report) -> str:
     lines += [f"- {SIGNS[words.mark(c)]} **{text(c.name)}** {text(c.why)} {text(c.waived)}".rstrip() for c in held]
     lines += [""] if held else []
     head = ("", "before", "after") if report.command == "clean" else ("", "measured")
-    lines += table(head, [row[: len(head)] for row in words.rows(report)])
+    rows = [(f"- {row.name}" if row.inner else row.name, row.before.full, row.after.full) for row in words.rows(report)]
+    lines += table(head, [row[: len(head)] for row in rows])
     lines += ["", *_details(report)]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from harden.outcome import Report
 from harden.types import AttackResult, Check, Measurement, Rate
 
@@ -16,6 +18,8 @@ ACCURACY_ONLY = {
     "inconclusive": "INCONCLUSIVE: too little to decide on. Accuracy only: nothing was said about backdoors",
 }
 """Where nobody asked about attack success, no word may sound as if it had been measured."""
+SIGNS = {"passed": "✓", "failed": "✗", "not decided": "?", "waived": "~"}
+"""What became of a check, where colour may be missing."""
 SCANS = {"backdoored": "a backdoor was found", "clean": "no sign of a backdoor", "inconclusive": "could not decide"}
 
 
@@ -56,6 +60,16 @@ def size(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 10**6 else f"{count / 1e3:.1f} kB"
 
 
+def duration(seconds: float) -> str:
+    """8 s, 2 min 5 s, 1 h 10 min."""
+    if seconds < 1:
+        return "under 1 s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = (hours, "h"), (minutes, "min"), (0 if hours else rest, "s")
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
+
+
 def change(before: int, after: int) -> str:
     """-31 %."""
     return f"{100 * (after - before) / before:+.0f} %" if before else ""
@@ -78,20 +92,66 @@ def headline(report: Report) -> str:
     return f"{found}; {cut.filters_removed} of {cut.filters_total} filters were removed{masked}."
 
 
-def rows(report: Report) -> list[tuple[str, str, str]]:
-    """The table before and after: what, before, after (empty where nothing was changed)."""
+@dataclass(frozen=True)
+class Cell:
+    """One figure, and what stands behind it."""
+
+    value: str = ""
+    count: str = ""
+    interval: str = ""
+
+    @classmethod
+    def of(cls, found: Rate | None) -> Cell:
+        """A share with its counts and its interval; empty where there is none."""
+        if found is None:
+            return cls()
+        if not found.total:
+            return cls("not measured")
+        return cls(str(found), f"{found.hits} of {found.total}", interval(found))
+
+    @property
+    def short(self) -> str:
+        """97.5 % (468 of 480)."""
+        return f"{self.value} ({self.count})" if self.count else self.value
+
+    @property
+    def full(self) -> str:
+        """97.5 % (468 of 480; 95.7 to 98.6 %)."""
+        return f"{self.value} ({self.count}; {self.interval})" if self.interval else self.short
+
+    @property
+    def detail(self) -> str:
+        """What stands behind the figure, by itself."""
+        return f"{self.count}; {self.interval}" if self.interval else self.count
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table before and after."""
+
+    name: str
+    before: Cell
+    after: Cell
+    """Empty where nothing was changed."""
+    inner: bool = False
+    """It belongs to the line above it."""
+
+
+def rows(report: Report) -> list[Row]:
+    """The table before and after."""
     before = report.before
     after: Measurement | None = report.final if report.command == "clean" else None
-    found = [("Accuracy", rate(before.accuracy), rate(after.accuracy) if after else "")]
+    found = [Row("Accuracy", Cell.of(before.accuracy), Cell.of(after.accuracy if after else None))]
     for i, attack in enumerate(before.attack_success):
         name = attack_name(attack, report.contract.classes)
         then = after.attack_success[i] if after else None
-        found.append((f"Attack success: {name}", rate(attack.asr), rate(then.asr) if then else ""))
-        recovered = rate(then.recovered_accuracy) if then else ""
-        found.append(("  true class in spite of it", rate(attack.recovered_accuracy), recovered))
+        found.append(Row(f"Attack success: {name}", Cell.of(attack.asr), Cell.of(then.asr if then else None)))
+        recovered = Cell.of(then.recovered_accuracy if then else None)
+        found.append(Row("true class in spite of it", Cell.of(attack.recovered_accuracy), recovered, inner=True))
     network = report.after or (report.before if report.command == "clean" else None)
     for name, size in (("Parameters", "parameters"), ("Multiply-accumulates per image", "macs")):
         old = getattr(before, size)
         new = getattr(network, size) if network is not None else None
-        found.append((name, number(old), "" if new is None else f"{number(new)} ({change(old, new)})"))
+        now = Cell() if new is None else Cell(number(new), change(old, new))
+        found.append(Row(name, Cell(number(old)), now))
     return found

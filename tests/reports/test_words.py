@@ -1,0 +1,36 @@
+"""How figures are put into words, the same in every form."""
+
+from __future__ import annotations
+
+import pytest
+
+from harden.reports import words
+from harden.types import Rate
+from tests.made import report
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "under 1 s"), (8.4, "8 s"), (60, "1 min"), (125, "2 min 5 s"), (3600, "1 h"), (4230, "1 h 10 min")],
+)
+def test_a_time_has_the_units_that_it_needs(seconds: float, said: str) -> None:
+    assert words.duration(seconds) == said
+
+
+def test_a_share_comes_with_its_counts_and_its_interval() -> None:
+    cell = words.Cell.of(Rate(468, 480))
+    assert (cell.value, cell.count, cell.interval) == ("97.5 %", "468 of 480", "95.7 to 98.6 %")
+    assert cell.short == "97.5 % (468 of 480)"
+    assert cell.full == "97.5 % (468 of 480; 95.7 to 98.6 %)"
+
+
+def test_nothing_measured_is_no_share() -> None:
+    assert words.Cell.of(Rate(0, 0)).full == "not measured"
+    assert words.Cell.of(None).full == ""
+
+
+def test_the_table_has_a_line_for_each_attack_and_one_for_what_is_right_in_spite_of_it() -> None:
+    rows = words.rows(report())
+    assert [row.name for row in rows if row.inner] == ["true class in spite of it"]
+    assert [row.after.short for row in rows][:3] == ["100.0 % (400 of 400)", "0.0 % (0 of 300)", "99.0 % (297 of 300)"]
+    assert rows[-1].after.short == "70.00 k (-30 %)"
