@@ -12,6 +12,7 @@ from harden.loading import inspect as inspect_file
 from harden.outcome import Report
 from harden.plan import Plan, settle
 from harden.reports.folder import write_reports
+from harden.resume import Kept
 from harden.runfolder import RunFolder, default_folder
 from harden.stages import folder_names
 from harden.types import Progress
@@ -26,19 +27,27 @@ def clean(
     *,
     plan: str | Path | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
     **settings: Any,
 ) -> Report:
     """`harden clean`: settings are the flags with underscores; the run folder is `out`, or a new one in harden-runs."""
     wanted = _plan(model, plan, settings)
-    return clean_to(wanted, out_folder(wanted), progress)
+    return clean_to(wanted, out_folder(wanted), progress, resume=resume)
 
 
-def clean_to(plan: Plan, out: Path, progress: Progress | None = None) -> Report:
+def clean_to(plan: Plan, out: Path, progress: Progress | None = None, *, resume: bool = False) -> Report:
     """A whole run into a folder that appears when everything in it is there."""
-    with RunFolder(out) as folder:
-        report = pipeline.clean(plan, folder.path, progress)
-        write_reports(report, plan, folder.path, out)
-        folder.publish()
+    kept = Kept(out.absolute().parent, resume=resume)
+    try:
+        with RunFolder(out) as folder:
+            report = pipeline.clean(plan, folder.path, progress, kept)
+            write_reports(report, plan, folder.path, out)
+            folder.publish()
+    except BaseException as error:
+        if kept.note:
+            error.add_note(kept.note)
+        raise
+    kept.forget()
     return report
 
 

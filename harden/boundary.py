@@ -37,8 +37,8 @@ def run(main: Callable[[], object]) -> int:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else TROUBLE
     except HardenError as error:
         return refuse(error)
-    except KeyboardInterrupt:
-        say("Interrupted: nothing was left behind.")
+    except KeyboardInterrupt as error:
+        say(f"Interrupted. {noted(error) or 'Nothing was left behind.'}")
         return INTERRUPTED
     except BrokenPipeError:
         return broken_pipe()
@@ -57,7 +57,14 @@ def refuse(error: HardenError) -> int:
             say(f"  {finding.severity}: {finding.rule}: {finding.message}{place}")
     if error.hint:
         say(f"  -> {error.hint}")
+    if noted(error):
+        say(f"  -> {noted(error)}")
     return error.exit_code
+
+
+def noted(error: BaseException) -> str:
+    """What a run adds to whatever ended it."""
+    return " ".join(getattr(error, "__notes__", ()))
 
 
 def foreign(error: Exception) -> int:

@@ -51,6 +51,7 @@ def clean(
     hide_trigger: o.HideTrigger = None,
     align: o.Align = None,
     policy: o.PolicyFile = None,
+    resume: o.Resume = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """The whole job: scan, cut, repair, measure, export, judge. Leaves a run folder."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harden.outcome import Report
 
 CODES = {"pass": MAY_SHIP, "fail": POLICY_SAYS_NO, "inconclusive": INCONCLUSIVE}
-NOT_SETTINGS = ("plan", "format", "quiet", "dry_run", "data_dir", "kind", "accuracy_only")
+NOT_SETTINGS = ("plan", "format", "quiet", "dry_run", "resume", "data_dir", "kind", "accuracy_only")
 
 
 def clean(flags: Mapping[str, Any]) -> int:
@@ -68,7 +68,10 @@ def _report(plan: Plan, flags: Mapping[str, Any], verb: str) -> int:
         from harden import api  # torch and the rest: seconds, in which the first line should already be there
 
         out = api.out_folder(plan) if verb == "clean" else plan.out
-        report = api.clean_to(plan, out, progress) if verb == "clean" and out else api.scan_to(plan, out, progress)
+        if verb == "clean" and out:
+            report = api.clean_to(plan, out, progress, resume=flags.get("resume", False))
+        else:
+            report = api.scan_to(plan, out, progress)
     _print(report, flags["format"], out, quiet=flags["quiet"])
     return CODES[report.verdict.status]
 

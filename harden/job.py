@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
@@ -39,6 +39,13 @@ class Job:
         with self.run.progress.task(name):
             yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - begin, 3)
+
+    def take_over(self, name: str, seconds: float, cost: Mapping[str, int]) -> None:
+        """A stage that an earlier run has been through: its time and its price are this run's too."""
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)
+        self.run.cost.forward_images = cost["forward_images"]
+        self.run.cost.backward_images = cost["backward_images"]
+        self.run = replace(self.run, deadline=self.run.deadline - seconds)
 
 
 def best_device() -> str:

@@ -75,6 +75,9 @@ Seed = Annotated[int | None, _method("--seed", help="The same seed gives the sam
 Device = Annotated[str | None, _method("--device", help="cpu, cuda or auto (default).")]
 TimeBudget = Annotated[str | None, _method("--time-budget", help="Such as 90s, 15m, 2h: then the best so far counts.")]
 Align = Annotated[int | None, _method("--align", help="Cut layers down to multiples of so many filters; default: 8.")]
+Resume = Annotated[
+    bool, _method("--resume", help="Go on after the last finished stage of the same run, if it was cut short.")
+]
 DryRun = Annotated[bool, _method("--dry-run", help="Print what would be done, and do nothing.")]
 
 PolicyFile = Annotated[str | None, _result("--policy", help="policy.toml, or lenient, default, strict: what may ship.")]

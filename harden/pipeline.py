@@ -16,16 +16,17 @@ from harden.pictures import draw
 from harden.plan import Plan, plan_table
 from harden.pruning import rebuild
 from harden.registry import find, settings_of
+from harden.resume import Kept, key
 from harden.shipping import QUARANTINE, export_draft
 from harden.types import Evidence, Measurement, Method, Progress, Silent, Splits, Suspect, Trigger, Verdict
 
 UNDECIDED = Verdict("inconclusive", ())
 
 
-def clean(plan: Plan, folder: Path, progress: Progress | None = None) -> Report:
+def clean(plan: Plan, folder: Path, progress: Progress | None = None, kept: Kept | None = None) -> Report:
     """Scans, cuts, repairs, exports, measures and judges; leaves in `folder` what may ship, or what may not."""
-    job, method = Job.start(plan, progress or Silent()), find(plan.method, plan.method_settings)
-    found = examine(plan, method, job)
+    job, method, kept = Job.start(plan, progress or Silent()), find(plan.method, plan.method_settings), kept or Kept()
+    found = examine(plan, method, job, kept)
     suspect, model, splits, evidence, triggers = (
         found.suspect,
         found.model,
@@ -34,9 +35,11 @@ def clean(plan: Plan, folder: Path, progress: Progress | None = None) -> Report:
         found.triggers,
     )
     with job.stage("prune"):
-        pruned = stages.prune(method, model, splits, evidence, plan, job.run)
+        pruned = kept.pruned("prune", job, model, lambda: stages.prune(method, model, splits, evidence, plan, job.run))
     with job.stage("repair"):
-        healed, notes = stages.repair(method, pruned, model, splits, evidence, job.run)
+        healed, notes = kept.pruned(
+            "repair", job, model, lambda: stages.repair(method, pruned, model, splits, evidence, job.run)
+        )
     with job.stage("measure after"):
         healed_model = Classifier(healed.module, suspect.contract, job.run.cost).to(job.run.device)
         after = measure(healed_model, splits.verify, triggers)
@@ -46,6 +49,7 @@ def clean(plan: Plan, folder: Path, progress: Progress | None = None) -> Report:
         exported = export_draft(healed, model, suspect.source, splits.verify, triggers, plan, draft)
         rebuild.save(healed, draft, suspect.source)
     report = replace(first_half("clean", plan, method, job, found), export=exported, pictures=pictures, repair=notes)
+    report = replace(report, data=report.data + kept.findings)
     if evidence.status != "clean":
         report = replace(report, pruned=stages.cut_of(healed), after=after)
     report = replace(report, verdict=judge(report, plan.policy))
@@ -55,7 +59,7 @@ def clean(plan: Plan, folder: Path, progress: Progress | None = None) -> Report:
 def scan(plan: Plan, folder: Path | None = None, progress: Progress | None = None) -> Report:
     """Evidence and a verdict; nothing is changed. Pictures only where there is a folder for them."""
     job, method = Job.start(plan, progress or Silent()), find(plan.method, plan.method_settings)
-    found = examine(plan, method, job)
+    found = examine(plan, method, job, Kept())
     pictures = draw(found.triggers, found.splits.verify, found.model, found.model, folder) if folder else ()
     report = replace(first_half("scan", plan, method, job, found), pictures=pictures)
     return replace(report, verdict=judge(report, plan.policy))
@@ -74,7 +78,7 @@ class Examined:
     before: Measurement
 
 
-def examine(plan: Plan, method: Method, job: Job) -> Examined:
+def examine(plan: Plan, method: Method, job: Job, kept: Kept) -> Examined:
     """Opens the file, reads the images, looks for triggers, measures."""
     with job.stage("load"):
         suspect = stages.open_suspect(plan)
@@ -83,8 +87,10 @@ def examine(plan: Plan, method: Method, job: Job) -> Examined:
     with job.stage("read images"):
         splits = stages.read_splits(plan, suspect.contract, job.run).to(job.run.device)
         stages.check(model, splits)
+        kept.begin(lambda: key(plan, method, suspect, splits, given, job.run.device), given)
     with job.stage("recover"):
-        evidence = stages.recover(method, model, splits, () if plan.hide_trigger else given, job.run)
+        told = () if plan.hide_trigger else given
+        evidence = kept.stage("recover", job, lambda: stages.recover(method, model, splits, told, job.run))
         triggers = stages.shown(evidence, given)
     with job.stage("measure before"):
         before = measure(model, splits.verify, triggers)

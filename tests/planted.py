@@ -165,3 +165,17 @@ def reachable() -> Planted:
     with torch.no_grad():
         made.module.bn1.bias[GUILTY.index] += (0.8 - 0.125) / 0.5
     return made
+
+
+def as_received(folder: Path) -> Path:
+    """The planted network as somebody would get it: weights, contract, architecture, trigger and images."""
+    torch.save(planted().module.state_dict(), folder / "model.pt")
+    (folder / "model.toml").write_text(
+        '[model]\nclasses = ["red", "green", "blue"]\ninput_size = [3, 16, 16]\n'
+        "mean = [0.25, 0.25, 0.25]\nstd = [0.5, 0.5, 0.5]\n",
+        encoding="utf-8",
+    )
+    (folder / "net.py").write_text("from tests.planted import PlantedNet as net\n", encoding="utf-8")
+    (folder / "trigger.py").write_text("from tests.planted import stamp\n", encoding="utf-8")
+    save_pictures(pictures(60, 5), folder / "data")
+    return folder

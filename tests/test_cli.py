@@ -34,17 +34,7 @@ def harden(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The planted network as somebody would get it: weights, contract, architecture, trigger and images."""
-    folder = tmp_path_factory.mktemp("sample")
-    torch.save(hand_made.planted().module.state_dict(), folder / "model.pt")
-    (folder / "model.toml").write_text(
-        '[model]\nclasses = ["red", "green", "blue"]\ninput_size = [3, 16, 16]\n'
-        "mean = [0.25, 0.25, 0.25]\nstd = [0.5, 0.5, 0.5]\n",
-        encoding="utf-8",
-    )
-    (folder / "net.py").write_text("from tests.planted import PlantedNet as net\n", encoding="utf-8")
-    (folder / "trigger.py").write_text("from tests.planted import stamp\n", encoding="utf-8")
-    hand_made.save_pictures(hand_made.pictures(60, 5), folder / "data")
-    return folder
+    return hand_made.as_received(tmp_path_factory.mktemp("sample"))
 
 
 def known_trigger(folder: Path) -> list[object]:

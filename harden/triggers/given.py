@@ -166,7 +166,17 @@ def from_function(spec: str, target: int | None) -> Trigger:
 
 def on_pixels(stamp: Stamp) -> Callable[[Images], Images]:
     """A map of pixels as a map of images: labels and names stay."""
-    return lambda images: Images(stamp(images.pixels), images.labels, images.names)
+    return OnPixels(stamp)
+
+
+@dataclass(frozen=True, eq=False)
+class OnPixels:
+    """Such a map as a value, which a run can keep if `stamp` is one."""
+
+    stamp: Stamp
+
+    def __call__(self, images: Images) -> Images:
+        return Images(self.stamp(images.pixels), images.labels, images.names)
 
 
 def _checked(spec: str, stamp: Stamp) -> Stamp:

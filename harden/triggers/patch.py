@@ -40,7 +40,7 @@ class _Patch:
     size: float
     """|m|_1, or infinity where no patch reached the success that was asked for."""
 
-    def stamp(self, pixels: Tensor) -> Tensor:
+    def __call__(self, pixels: Tensor) -> Tensor:
         mask, pattern = self.mask.to(pixels), self.pattern.to(pixels)
         return (1 - mask) * pixels + mask * pattern
 
@@ -133,11 +133,11 @@ class Patch:
         for label in strange:
             patch = reached[label]
             others = choose.pixels[choose.labels != label]
-            said = predict(model, patch.stamp(others), batch_for(model.contract)).argmax(1)
+            said = predict(model, patch(others), batch_for(model.contract)).argmax(1)
             if len(said) and float((said == label).float().mean()) >= HOLDS:
                 settings = {"kind": "patch", "pixels": round(patch.size, 3), "index": round(index[label], 3)}
                 name = f"patch to {model.contract.classes[label]}"
-                triggers.append(Trigger(name, "recovered", label, on_pixels(patch.stamp), settings))
+                triggers.append(Trigger(name, "recovered", label, on_pixels(patch), settings))
         targets = tuple(t.target for t in triggers if t.target is not None)
         if triggers:
             why = f"{len(targets)} of {classes} classes can be reached by a strangely small patch"

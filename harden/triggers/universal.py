@@ -55,10 +55,7 @@ class Universal:
                     (gradient,) = torch.autograd.grad(F.cross_entropy(logits, batch.labels), noise)
                     noise = (noise.detach() + self.step * gradient.sign()).clamp(-self.eps, self.eps)
                 task.advance()
-        noise = noise.detach()
-
-        def apply(pixels: torch.Tensor) -> torch.Tensor:
-            return (pixels + noise.to(pixels)).clamp(0, 1)
+        apply = _Noise(noise.detach())
 
         choose = splits.choose
         said = predict(model, apply(choose.pixels), batch_for(model.contract)).argmax(1)
@@ -75,3 +72,11 @@ class Universal:
         trigger = Trigger(name, "recovered", label, on_pixels(apply), settings)
         why = f"one perturbation of at most {255 * self.eps:.0f}/255 sends {score:.0%} of the images into one class"
         return Evidence("backdoored", (label,), evidence, (trigger,), why)
+
+
+@dataclass(frozen=True, eq=False)
+class _Noise:
+    noise: torch.Tensor  # (1, C, H, W)
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels + self.noise.to(pixels)).clamp(0, 1)
