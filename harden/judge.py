@@ -10,13 +10,14 @@ A waived check keeps what it observed, and says that it was waived and until whe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from typing import Literal
 
 from harden.outcome import Report
 from harden.policy import SEVERITIES, Policy
+from harden.reports.words import size
 from harden.types import AttackResult, Check, Measurement, Verdict
 
 
@@ -47,25 +48,41 @@ def _checks(report: Report, policy: Policy) -> Iterator[Check]:
         yield class_accuracy_drop(report, policy)
     yield from attack_successes(report.final, policy)
     if report.scan.status != "clean" and not any(_bound(a, policy) is not None for a in report.final.attack_success):
-        yield Check("attack-success", None, None, None, "No trigger was measured. Give one with --trigger.")
+        yield Check("attack-success", None, None, None, "No trigger was measured.", todo="Give one with --trigger.")
     yield from exported(report, policy)
     if policy.max_filters_removed is not None:
-        cut = report.pruned
-        share = cut.filters_removed / cut.filters_total if cut and cut.filters_total else 0.0
-        yield at_most(
-            "filters-removed", share, policy.max_filters_removed, "Share of all filters", "Try another --method."
-        )
+        yield filters_removed(report, policy.max_filters_removed)
 
 
-def at_most(name: str, observed: float | None, bound: float, what: str, todo: str) -> Check:
-    """The plain check: observed <= bound. A value that is not a number is not decided."""
+def at_most(
+    name: str,
+    observed: float | None,
+    bound: float,
+    what: str,
+    *,
+    over: str,
+    missing: str = "",
+    show: Callable[[float], str] = "{:.3g}".format,
+) -> Check:
+    """The plain check: observed <= bound. A value that is not a number is not decided.
+
+    `over` and `missing` say what helps if it is over the bound, or was not measured; `show` puts a value into words.
+    """
     if observed is None or math.isnan(observed):
-        return Check(name, None, bound, None, f"{what}: could not be measured. {todo}")
+        return Check(name, None, bound, None, f"{what}: could not be measured.", todo=missing or over)
     passed = observed <= bound
     relation = "is within" if passed else "is over"
-    return Check(
-        name, observed, bound, passed, f"{what}: {observed:.3g} {relation} {bound:g}." + ("" if passed else f" {todo}")
-    )
+    why = f"{what}: {show(observed)} {relation} {show(bound)}."
+    return Check(name, observed, bound, passed, why, todo="" if passed else over)
+
+
+def points(share: float) -> str:
+    """A difference of two shares: 1.88 points."""
+    return f"{100 * share:.3g} points"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def images(measured: Measurement, policy: Policy) -> Check:
@@ -73,7 +90,7 @@ def images(measured: Measurement, policy: Policy) -> Check:
     if n >= policy.min_images and n > 0:
         return Check("images", n, policy.min_images, True, f"{n} images were measured on.")
     todo = "Add clean images, or give others to measure on with --verify-dir."
-    return Check("images", n, policy.min_images, None, f"{n} images are fewer than {policy.min_images}. {todo}")
+    return Check("images", n, policy.min_images, None, f"{n} images are fewer than {policy.min_images}.", todo=todo)
 
 
 def scan(report: Report) -> Check:
@@ -82,13 +99,14 @@ def scan(report: Report) -> Check:
         return Check("scan", None, None, True, f"No sign of a backdoor. {found.why}".strip())
     if found.status == "backdoored" and report.command == "scan":
         classes = ", ".join(report.contract.classes[k] for k in found.target_classes) or "no single class"
-        return Check("scan", None, None, False, f"A backdoor was found (target: {classes}). Run `harden clean`.")
+        why = f"A backdoor was found (target: {classes})."
+        return Check("scan", None, None, False, why, todo="Run `harden clean`.")
     if found.status == "backdoored" and treated:
         return Check("scan", None, None, True, "A backdoor was found and treated; attack success says how well.")
     if treated and any(a.source == "given" for a in report.final.attack_success):
         return Check("scan", None, None, True, "The trigger was given; attack success says how well it was treated.")
     why = found.why or "The scan could not decide."
-    return Check("scan", None, None, None, f"{why} More clean images, or another --method, may decide it.")
+    return Check("scan", None, None, None, why, todo="More clean images, or another --method, may decide it.")
 
 
 def findings(report: Report, policy: Policy) -> Check:
@@ -96,8 +114,9 @@ def findings(report: Report, policy: Policy) -> Check:
     bound = SEVERITIES.index(policy.max_finding_severity)
     rules = sorted({f.rule for f in report.source.findings if SEVERITIES.index(f.severity) > bound})
     if rules:
-        why = f"The file has findings over {policy.max_finding_severity!r}: {', '.join(rules)}. See `harden inspect`."
-        return Check("findings", worst, bound, False, why)
+        why = f"The file has findings over {policy.max_finding_severity!r}: {', '.join(rules)}."
+        todo = "Look at them with `harden inspect`, and ask for the weights as safetensors."
+        return Check("findings", worst, bound, False, why, todo=todo)
     return Check(
         "findings", worst, bound, True, f"Nothing about the file is worse than {policy.max_finding_severity!r}."
     )
@@ -106,21 +125,29 @@ def findings(report: Report, policy: Policy) -> Check:
 def accuracy_drop(report: Report, policy: Policy) -> Check:
     before, after = report.before.accuracy, report.final.accuracy
     if after.total != before.total:
-        why = f"Before, {before.total} images were measured, afterwards {after.total}: they cannot be compared."
-        return Check("accuracy-drop", None, policy.max_accuracy_drop, None, why)
+        return _incomparable("accuracy-drop", before.total, after.total, policy.max_accuracy_drop)
     # of counts, so that a drop of exactly the bound is not lost to rounding
     drop = (before.hits - after.hits) / before.total if before.total else math.nan
-    todo = "More clean images to repair with help most."
-    return at_most("accuracy-drop", drop, policy.max_accuracy_drop, f"Accuracy {before} -> {after}", todo)
+    what, over = f"Accuracy {before} -> {after}", "More clean images to repair with help most."
+    return at_most("accuracy-drop", drop, policy.max_accuracy_drop, what, over=over, show=points)
 
 
 def class_accuracy_drop(report: Report, policy: Policy) -> Check:
-    assert policy.max_class_accuracy_drop is not None
-    pairs = zip(report.contract.classes, report.before.per_class, report.final.per_class, strict=True)
-    drops = [((b.hits - a.hits) / b.total, name) for name, b, a in pairs if b.total and b.total == a.total]
-    drop, name = max(drops, default=(math.nan, "none"))
-    todo = "Add clean images of that class."
-    return at_most("class-accuracy-drop", drop, policy.max_class_accuracy_drop, f"Worst class ({name})", todo)
+    name, bound = "class-accuracy-drop", policy.max_class_accuracy_drop
+    assert bound is not None
+    pairs = list(zip(report.contract.classes, report.before.per_class, report.final.per_class, strict=True))
+    for _, before, after in pairs:
+        if before.total != after.total:
+            return _incomparable(name, before.total, after.total, bound)
+    drops = [((b.hits - a.hits) / b.total, label) for label, b, a in pairs if b.total]
+    drop, label = max(drops, default=(math.nan, "none"))
+    over = "Add clean images of that class."
+    return at_most(name, drop, bound, f"Worst class ({label})", over=over, show=points)
+
+
+def _incomparable(name: str, before: int, after: int, bound: float) -> Check:
+    why = f"Before, {before} images were measured, afterwards {after}: they cannot be compared."
+    return Check(name, None, bound, None, why, todo="Run `harden clean` again, on images that stay as they are.")
 
 
 def attack_successes(measured: Measurement, policy: Policy) -> Iterator[Check]:
@@ -134,7 +161,8 @@ def attack_success(attack: AttackResult, bound: float, policy: Policy) -> Check:
     """Three answers: within for certain, over, and too few images to tell."""
     name, asr = f"attack-success/{attack.source}/{attack.name}", attack.asr
     if not asr.total:
-        return Check(name, None, bound, None, "The trigger could be put on no image of another class.")
+        why = "The trigger could be put on no image of another class."
+        return Check(name, None, bound, None, why, todo="Verify on images of other classes than the target.")
     upper = asr.interval()[1]
     observed = upper if policy.attack_success_by == "upper" else asr.value
     seen = f"{asr.hits} of {asr.total} triggered images succeed"
@@ -142,31 +170,38 @@ def attack_success(attack: AttackResult, bound: float, policy: Policy) -> Check:
         within = f", at most {100 * upper:.1f} % with 95 % confidence" if policy.attack_success_by == "upper" else ""
         return Check(name, observed, bound, True, f"{seen}{within}.")
     if asr.value > bound:
-        return Check(
-            name, observed, bound, False, f"{seen}: more than {100 * bound:g} %. Try another --method, or more images."
-        )
-    why = f"{seen}, which still allows {100 * upper:.1f} %; the bound is {100 * bound:g} %. Verify on more images."
-    return Check(name, observed, bound, None, why)
+        over = "Try another --method, or more clean images."
+        return Check(name, observed, bound, False, f"{seen}: more than {100 * bound:g} %.", todo=over)
+    why = f"{seen}, which still allows {100 * upper:.1f} %; the bound is {100 * bound:g} %."
+    return Check(name, observed, bound, None, why, todo="Verify on more images: --verify-dir.")
 
 
 def exported(report: Report, policy: Policy) -> Iterator[Check]:
     export = report.export
     if export is None:
-        yield Check("onnx-parity", None, policy.max_parity_error, None, "No file was exported.")
+        why = "No file was exported."
+        yield Check("onnx-parity", None, policy.max_parity_error, None, why, todo="Run `harden clean` again.")
         return
-    what, todo = "Relative difference between the file and the network", "Report it: the exporter changed the network."
-    yield at_most("onnx-parity", export.parity.max_relative, policy.max_parity_error, what, todo)
+    what, over = "Relative difference between the file and the network", "Report it: the exporter changed the network."
+    yield at_most("onnx-parity", export.parity.max_relative, policy.max_parity_error, what, over=over)
     if policy.max_latency_ratio is not None:
         speed = next((s for s in export.latency if s.name == "hardened" and s.batch == 1 and s.threads == 1), None)
         ratio = 1 / speed.speedup if speed and speed.speedup > 0 else None
-        yield at_most(
-            "latency", ratio, policy.max_latency_ratio, "Time, hardened over original", "Leave out --no-latency."
-        )
+        what, over = "Time, hardened over original", "Cut layers to the widths that your device likes: --align."
+        yield at_most("latency", ratio, policy.max_latency_ratio, what, over=over, missing="Leave out --no-latency.")
     if policy.max_bytes is not None:
-        size = max((file.bytes for file in export.files), default=None)
-        yield at_most("size", size, policy.max_bytes, "Bytes of the largest file", "Export int8, or cut more.")
+        largest = max((file.bytes for file in export.files), default=None)
+        what, over = "The largest file", "Export int8, or cut more."
+        yield at_most("size", largest, policy.max_bytes, what, over=over, show=lambda n: size(int(n)))
     if policy.max_int8_drop is not None:
         yield Check("int8-accuracy-drop", None, policy.max_int8_drop, None, "No int8 file was made in this run.")
+
+
+def filters_removed(report: Report, bound: float) -> Check:
+    cut = report.pruned
+    share = 0.0 if cut is None else cut.filters_removed / cut.filters_total if cut.filters_total else math.nan
+    what, over = "Share of all filters", "Try another --method."
+    return at_most("filters-removed", share, bound, what, over=over, show=percent)
 
 
 def _bound(attack: AttackResult, policy: Policy) -> float | None:

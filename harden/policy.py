@@ -21,7 +21,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,6 +31,20 @@ from harden.types import Severity
 
 SEVERITIES: tuple[str, ...] = get_args(Severity)
 SOURCES = ("given", "recovered", "probe")
+CHECKS = (
+    "images",
+    "scan",
+    "findings",
+    "accuracy-drop",
+    "class-accuracy-drop",
+    "attack-success",
+    "onnx-parity",
+    "latency",
+    "size",
+    "int8-accuracy-drop",
+    "filters-removed",
+)
+"""What the judge looks at, under stable names; each attack has its own, such as attack-success/given/sticker."""
 
 
 @dataclass(frozen=True)
@@ -190,10 +204,21 @@ def _waiver(entry: Any, name: str) -> Waiver:
     missing = [key for key in keys if not entry.get(key)]
     if missing:
         raise UsageError(f"{name}: a waiver needs {', '.join(keys)}; {', '.join(missing)} is missing.")
-    expires = entry["expires"]
-    if not isinstance(expires, date) or not isinstance(entry["check"], str) or not isinstance(entry["reason"], str):
+    expires = _day(entry["expires"])
+    if expires is None or not isinstance(entry["check"], str) or not isinstance(entry["reason"], str):
         raise UsageError(f"{name}: in [[waiver]], expires is a date such as 2027-01-31, check and reason are text.")
+    refuse_unknown([entry["check"].split("/")[0]], CHECKS, f"{name}: [[waiver]]", "check")
     return Waiver(entry["check"], entry["reason"], expires)
+
+
+def _day(value: Any) -> date | None:
+    """A date of TOML, or the same as text, as report.json has it; a time of day would say more than is meant."""
+    if isinstance(value, str):
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, date) and not isinstance(value, datetime) else None
 
 
 def policy_table(policy: Policy) -> dict[str, Any]:

@@ -14,12 +14,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def refuse_unknown(words: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Refuses the first word that is not known; `what` says where it stood, such as "the plan"."""
+def refuse_unknown(words: Iterable[str], known: Iterable[str], what: str, kind: str = "setting") -> None:
+    """Refuses the first word that is not known; `what` says where it stood, such as "the plan"; `kind` what it is."""
     known = sorted(known)
     for word in words:
         if word not in known:
             raise UsageError(
-                f"{what} has no setting called {word!r}.{nearest(word, known)}",
+                f"{what} has no {kind} called {word!r}.{nearest(word, known)}",
                 hint=f"Known: {', '.join(known) or 'none'}.",
             )

@@ -354,6 +354,8 @@ class Check:
     why: str
     waived: str = ""
     """Until when and why the policy lets it ship although this did not pass; empty: it does not."""
+    todo: str = ""
+    """What to do next, where it did not pass."""
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 import pytest
 
 from harden.errors import UsageError
-from harden.judge import at_most, attack_success, images, judge
-from harden.outcome import Report
-from harden.policy import READY, AttackBounds, Policy, Waiver, parse_policy, policy_table, read_policy
+from harden.judge import at_most, attack_success, images, judge, verdict_of
+from harden.outcome import Report, ShippedFile, Speed
+from harden.policy import (
+    CHECKS,
+    READY,
+    AttackBounds,
+    Policy,
+    Waiver,
+    parse_policy,
+    policy_from,
+    policy_table,
+    read_policy,
+)
 from harden.policyfile import commented
+from harden.reports.records import encode
 from harden.toml import dumps
-from harden.types import AttackResult, Check, Finding, Measurement, Rate
+from harden.types import AttackResult, Check, Finding, Measurement, Rate, TriggerSource
 from tests.made import report
 
 POLICY = Policy()
@@ -33,7 +46,9 @@ def checks(changed: Report, policy: Policy = POLICY) -> tuple[Check, ...]:
     [(0.02, True), (0.0199999, True), (0.0200001, False), (-0.5, True), (math.nan, None), (None, None)],
 )
 def test_a_bound_is_met_at_it_and_inside_it_and_nan_is_not_decided(observed: float | None, passed: bool | None) -> None:
-    assert at_most("x", observed, 0.02, "what", "todo").passed is passed
+    check = at_most("x", observed, 0.02, "what", over="todo")
+    assert check.passed is passed
+    assert bool(check.todo) is (not passed)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +192,164 @@ def test_waivers_can_be_written_and_read_back() -> None:
     assert parse_policy(dumps(policy_table(policy))) == policy
 
 
+def test_a_waiver_comes_back_from_the_report_of_its_run() -> None:
+    policy = replace(POLICY, waivers=(Waiver("size", "known", date(2027, 1, 31)),))
+    table = json.loads(json.dumps(encode(policy_table(policy))))
+    assert policy_from(table) == policy
+
+
+def test_an_expired_waiver_says_so() -> None:
+    policy = replace(POLICY, waivers=(Waiver("accuracy-drop", "known", date(2026, 6, 30)),))
+    check = found(tuple(judge(report(accuracy_after=Rate(300, 400)), policy, date(2026, 7, 1)).checks), "accuracy-drop")
+    assert "Its waiver expired on 2026-06-30." in check.why
+    assert check.waived == ""
+
+
+def test_a_waiver_covers_one_check_and_no_other() -> None:
+    policy = replace(POLICY, waivers=(Waiver("accuracy-drop", "known", date(2026, 6, 30)),))
+    run = report(accuracy_after=Rate(300, 400), parity=1.0)
+    assert judge(run, policy, date(2026, 1, 1)).status == "fail"
+
+
+def with_export(**changes: Any) -> Report:
+    run = report()
+    assert run.export is not None
+    return replace(run, export=replace(run.export, **changes))
+
+
+def with_measured(**changes: Any) -> Report:
+    run = report()
+    assert run.export is not None
+    return with_export(measured=replace(run.export.measured, **changes))
+
+
+def with_cut(removed: int, total: int) -> Report:
+    run = report()
+    assert run.pruned is not None
+    return replace(run, pruned=replace(run.pruned, filters_removed=removed, filters_total=total))
+
+
+def with_speed(speedup: float) -> Report:
+    return with_export(latency=(Speed("hardened", 1, 1, 1.0, 1.1, speedup, speedup, speedup),))
+
+
+def with_attack(source: TriggerSource, hits: int, total: int) -> Report:
+    return report(attacks=(AttackResult(source, "t", 0, Rate(hits, total), Rate(0, total)),))
+
+
+def with_class(hits: int, total: int) -> Report:
+    return report(per_class_after=(Rate(hits, total), *[Rate(100, 100)] * 3))
+
+
+SHARE = {"attack_success_by": "observed"}
+BOUNDS: dict[str, tuple[dict[str, Any], Report, Report, Report, Report]] = {
+    # name: settings, then runs at the bound, just inside, just outside, and with nothing measured
+    "accuracy-drop": (
+        {},
+        report(accuracy_after=Rate(392, 400)),
+        report(accuracy_after=Rate(393, 400)),
+        report(accuracy_after=Rate(391, 400)),
+        report(accuracy_after=Rate(0, 0)),
+    ),
+    "class-accuracy-drop": (
+        {"max_class_accuracy_drop": 0.05},
+        with_class(95, 100),
+        with_class(96, 100),
+        with_class(94, 100),
+        with_class(0, 0),
+    ),
+    "attack-success/given/t": (
+        SHARE,
+        with_attack("given", 10, 100),
+        with_attack("given", 9, 100),
+        with_attack("given", 11, 100),
+        with_attack("given", 0, 0),
+    ),
+    "attack-success/recovered/t": (
+        SHARE,
+        with_attack("recovered", 10, 100),
+        with_attack("recovered", 9, 100),
+        with_attack("recovered", 11, 100),
+        with_attack("recovered", 0, 0),
+    ),
+    "attack-success/probe/t": (
+        {**SHARE, "max_attack_success": AttackBounds(probe=0.1)},
+        with_attack("probe", 10, 100),
+        with_attack("probe", 9, 100),
+        with_attack("probe", 11, 100),
+        with_attack("probe", 0, 0),
+    ),
+    "onnx-parity": ({}, report(parity=1e-4), report(parity=9.9e-5), report(parity=1.01e-4), report(parity=math.nan)),
+    "latency": (
+        {"max_latency_ratio": 0.5},
+        with_speed(2.0),
+        with_speed(2.01),
+        with_speed(1.99),
+        with_speed(math.nan),
+    ),
+    "size": (
+        {"max_bytes": 1000},
+        with_export(files=(ShippedFile("model.onnx", "fp32", "", 1000),)),
+        with_export(files=(ShippedFile("model.onnx", "fp32", "", 999),)),
+        with_export(files=(ShippedFile("model.onnx", "fp32", "", 1001),)),
+        with_export(files=()),
+    ),
+    "filters-removed": (
+        {"max_filters_removed": 0.25},
+        with_cut(4, 16),
+        with_cut(3, 16),
+        with_cut(5, 16),
+        with_cut(0, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_every_bound_at_it_inside_outside_and_with_nothing_measured(name: str) -> None:
+    settings, at, inside, outside, nothing = BOUNDS[name]
+    policy = replace(POLICY, **settings)
+    results = [found(checks(run, policy), name) for run in (at, inside, outside, nothing)]
+    assert [check.passed for check in results] == [True, True, False, None]
+    assert [judge(run, policy).status for run in (at, inside, outside)] == ["pass", "pass", "fail"]
+    assert judge(nothing, policy).status == "inconclusive"
+    assert judge(nothing, replace(policy, when_inconclusive="fail")).status == "fail"
+    assert all(check.todo for check in results[2:])
+    assert not any(check.todo for check in results[:2])
+    assert all(check.bound is not None for check in results)
+
+
+def test_every_check_that_the_judge_makes_has_a_name_that_a_waiver_may_use() -> None:
+    asked = Policy(0.0, 0.0, max_int8_drop=0.0, max_latency_ratio=0.1, max_bytes=1, max_filters_removed=0.0)
+    assert {check.name.split("/")[0] for check in checks(report(), asked)} == set(CHECKS)
+
+
+def test_a_class_that_was_measured_on_other_images_is_not_passed_over() -> None:
+    policy = replace(POLICY, max_class_accuracy_drop=0.5)
+    assert found(checks(with_class(100, 101), policy), "class-accuracy-drop").passed is None
+
+
+def test_zero_images_everywhere_pass_nothing_that_was_measured() -> None:
+    none = Rate(0, 0)
+    run = with_measured(
+        accuracy=none,
+        per_class=(none,) * 4,
+        attack_success=(AttackResult("given", "sticker", 0, none, none),),
+    )
+    empty = replace(run.before, accuracy=none, per_class=(none,) * 4)
+    asked = replace(POLICY, min_images=0, max_class_accuracy_drop=1.0)
+    for case in (run, replace(run, before=empty)):
+        made = {check.name: check.passed for check in checks(case, asked)}
+        assert made["images"] is None
+        assert made["accuracy-drop"] is None
+        assert made["class-accuracy-drop"] is None
+        assert made["attack-success/given/sticker"] is None
+        assert judge(case, asked).status == "inconclusive"
+
+
+def test_no_check_at_all_is_no_pass() -> None:
+    assert verdict_of([], POLICY) == "inconclusive"
+
+
 def test_one_number_bounds_given_and_recovered_triggers() -> None:
     assert parse_policy("max_attack_success = 0.05").max_attack_success == AttackBounds(0.05, 0.05, None)
 
@@ -194,6 +367,11 @@ def test_one_number_bounds_given_and_recovered_triggers() -> None:
         ('when_inconclusive = "pass"', "fail, inconclusive"),
         ("max_attack_success.givn = 0.1", "Did you mean 'given'?"),
         ("[[waiver]]\ncheck = 'size'", "is missing"),
+        (
+            "[[waiver]]\ncheck = 'sise'\nreason = 'x'\nexpires = 2027-01-31",
+            "no check called 'sise'. Did you mean 'size'?",
+        ),
+        ("[[waiver]]\ncheck = 'size'\nreason = 'x'\nexpires = 2027-01-31T12:00:00", "a date"),
         ("[[waiver]]\ncheck = 'size'\nreason = 'x'\nexpires = 'soon'", "a date"),
         ("= 1", "not valid TOML"),
     ],

@@ -97,9 +97,8 @@ def show_verdict(verdict: Verdict, console: Console, said: Mapping[str, str] = w
 
 def _check(check: Check) -> Text:
     mark = words.mark(check)
-    waived = f" Waived {check.waived}" if check.waived else ""
     return Text.assemble(
-        (f"{words.SIGNS[mark]} ", MARKS[mark]), Text.from_markup(plain(f"{check.name}: {check.why}{waived}"))
+        (f"{words.SIGNS[mark]} ", MARKS[mark]), Text.from_markup(plain(f"{check.name}: {words.reason(check)}"))
     )
 
 

@@ -43,10 +43,11 @@ def junit(report: Report) -> str:
             suite, "testcase", {"name": text(check.name), "classname": "harden.policy", "time": "0"}
         )
         if mark in lost:
-            failure = ElementTree.SubElement(case, "failure", {"message": text(check.why), "type": text(check.name)})
+            failure = ElementTree.SubElement(
+                case, "failure", {"message": text(words.reason(check)), "type": text(check.name)}
+            )
             failure.text = text(f"observed {check.observed}, bound {check.bound}")
         elif mark != "passed":
-            reason = check.waived and f"waived {check.waived}: {check.why}"
-            ElementTree.SubElement(case, "skipped", {"message": text(reason or f"not decided: {check.why}")})
+            ElementTree.SubElement(case, "skipped", {"message": text(f"{mark}: {words.reason(check)}")})
     ElementTree.indent(suites)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"

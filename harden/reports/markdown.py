@@ -36,7 +36,7 @@ def markdown(report: Report) -> str:
         "",
     ]
     held = [c for c in verdict.checks if c.passed is not True]
-    lines += [f"- {SIGNS[words.mark(c)]} **{text(c.name)}** {text(c.why)} {text(c.waived)}".rstrip() for c in held]
+    lines += [f"- {SIGNS[words.mark(c)]} **{text(c.name)}** {text(words.reason(c))}" for c in held]
     lines += [""] if held else []
     head = ("", "before", "after") if report.command == "clean" else ("", "measured")
     rows = [(f"- {row.name}" if row.inner else row.name, row.before.full, row.after.full) for row in words.rows(report)]
@@ -47,7 +47,7 @@ def markdown(report: Report) -> str:
 
 def _details(report: Report) -> list[str]:
     checks = [
-        (f"{SIGNS[words.mark(c)]} {words.mark(c)}", c.name, short(c.observed), short(c.bound), c.why)
+        (f"{SIGNS[words.mark(c)]} {words.mark(c)}", c.name, short(c.observed), short(c.bound), words.reason(c))
         for c in report.verdict.checks
     ]
     lines = fold("Checks", table(("", "check", "observed", "bound", "why"), checks))

@@ -96,7 +96,7 @@ def _results(report: Report) -> Iterator[dict[str, Any]]:
 def _of_check(check: Check, uri: str) -> dict[str, Any]:
     rule = "/".join(["policy", check.name.split("/")[0]])
     level, score = ("error", "8.0") if check.passed is False else ("warning", "5.0")
-    result = _result(rule, level, f"{check.name}: {check.why}", uri, check.name, score)
+    result = _result(rule, level, f"{check.name}: {check.why} {check.todo}".rstrip(), uri, check.name, score)
     if check.waived:
         result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": check.waived}]
     return result

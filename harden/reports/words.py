@@ -41,6 +41,12 @@ def mark(check: Check) -> str:
     return {True: "passed", False: "failed", None: "not decided"}[check.passed]
 
 
+def reason(check: Check) -> str:
+    """Why, what to do next, and whether it is waived: all that is said of a check."""
+    waived = f"Waived {check.waived}" if check.waived else ""
+    return " ".join(part for part in (check.why, check.todo, waived) if part)
+
+
 def attack_name(attack: AttackResult, classes: tuple[str, ...]) -> str:
     """The trigger, where it comes from, and what it makes the model say."""
     target = "any wrong class" if attack.target is None else classes[attack.target]
