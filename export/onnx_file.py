@@ -110,8 +110,13 @@ def export_program(module: nn.Module, path: Path, *, input_size: tuple[int, int,
             program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         except Exception as error:  # torch.export raises whatever the traced code, or a dozen of its own classes, raise
             raise _refused("a torch.export program", error) from error
-        with written_whole(path) as draft:
-            torch.export.save(program, draft)
+        for graph in (m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)):
+            for node in graph.graph.nodes:
+                node.meta.pop("stack_trace", None)  # absolute paths of this machine
+        archive = io.BytesIO()  # by a path, its name would go into the file
+        torch.export.save(program, archive)
+    with written_whole(path) as draft:
+        draft.write_bytes(archive.getvalue())
     return path
 
 

@@ -90,8 +90,12 @@ def to_int8(
     max_drop: float = 0.01,
     must_be_faster: bool = True,
     seconds: float = 2.0,
+    provider: str = "cpu",
 ) -> Quantized | NotWorthIt:
-    """Static int8 within an accuracy budget. `seconds` bounds the latency measurement, a batch size each."""
+    """Static int8 within an accuracy budget. `seconds` bounds the latency measurement, a batch size each.
+
+    Where it need not be faster, nothing is timed.
+    """
     before = evaluate(source.path)
     with TemporaryDirectory() as folder:
         workshop = _Workshop(source, calibration, Path(folder))
@@ -114,7 +118,10 @@ def to_int8(
                 best,
             )
         draft = workshop.quantize(excluded=kept)
-        latency = measure_latency({"fp32": source.path, "int8": draft}, threads=(1,), seconds=seconds)
+        latency: tuple[Latency, ...] = ()
+        if must_be_faster:
+            files = {"fp32": source.path, "int8": draft}
+            latency = measure_latency(files, threads=(1,), seconds=seconds, provider=provider)
         timings = [timing for timing in latency if timing.name == "int8"]
         if must_be_faster and not any(timing.faster for timing in timings):
             figures = ", ".join(

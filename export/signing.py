@@ -9,6 +9,7 @@ elliptic curve keys in PEM, made offline:
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,23 +23,35 @@ class TamperedError(ExportError):
     """The folder is not what was signed, or the signature is not of this key."""
 
 
+def check_key(private_key: Path, *, password: str | None = None) -> None:
+    """Returns if the key can sign; else raises what signing would."""
+    _signer(_library(), private_key, password)
+
+
 def sign_folder(folder: Path, private_key: Path, *, password: str | None = None) -> Path:
     """Signs every file of the folder and returns the signature, which lies among them."""
     library = _library()
     target = folder / SIGNATURE
+    signer = _signer(library, private_key, password)
     try:
-        signer = library.signing.Config().use_elliptic_key_signer(private_key=private_key, password=password)
         with TemporaryDirectory() as elsewhere:  # a draft among the files would be signed with them
             signature = Path(elsewhere) / SIGNATURE
             signer.set_hashing_config(_every_file(library)).sign(folder, signature)
             with written_whole(target) as draft:
                 draft.write_bytes(signature.read_bytes())
     except (OSError, TypeError, ValueError) as error:
+        raise ExportError(f"{folder} cannot be signed: {error}") from error
+    return target
+
+
+def _signer(library: Any, private_key: Path, password: str | None) -> Any:
+    try:
+        return library.signing.Config().use_elliptic_key_signer(private_key=private_key, password=password)
+    except (OSError, TypeError, ValueError) as error:
         raise ExportError(
-            f"{folder} cannot be signed with {private_key}: {error}",
+            f"nothing can be signed with {private_key}: {error}",
             hint="A private elliptic curve key in PEM is needed: openssl ecparam -name prime256v1 -genkey -noout.",
         ) from error
-    return target
 
 
 def verify_folder(folder: Path, public_key: Path) -> None:
@@ -54,7 +67,14 @@ def verify_folder(folder: Path, public_key: Path) -> None:
     try:
         verifier.set_hashing_config(_every_file(library)).verify(folder, signature)
     except Exception as error:  # a damaged signature ends in whatever its parser raises: it is as good as none
-        raise TamperedError(f"{folder} is not as it was signed: {error}", hint="Do not deploy it.") from error
+        raise TamperedError(f"{folder} is not as it was signed: {_named(error)}", hint="Do not deploy it.") from error
+
+
+def _named(error: Exception) -> str:
+    """The library writes digests as raw bytes, twice for each file: its name is what anybody needs."""
+    return re.sub(
+        r"Hash mismatch for ('[^']*'): Expected .*?(?=\", [\"']|', [\"']|[\"']\]|$)", r"\1 was changed", str(error)
+    )
 
 
 def _every_file(library: Any) -> Any:

@@ -6,12 +6,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harden import pipeline, verification
+from harden import pipeline, shipping, verification
 from harden.loading import Inspection
 from harden.loading import inspect as inspect_file
 from harden.outcome import Report
 from harden.plan import Plan, settle
 from harden.reports.folder import write_reports
+from harden.reports.provenance import write_provenance
 from harden.resume import Kept
 from harden.runfolder import RunFolder, default_folder
 from harden.stages import folder_names
@@ -37,12 +38,14 @@ def clean(
 
 def clean_to(plan: Plan, out: Path, progress: Progress | None = None, *, resume: bool = False) -> Report:
     """A whole run into a folder that appears when everything in it is there."""
+    shipping.check(plan)
     kept = Kept(out.absolute().parent, resume=resume)
     try:
         with RunFolder(out) as folder:
             report = pipeline.clean(plan, folder.path, progress, kept)
             write_reports(report, plan, folder.path, out)
-            folder.publish()
+            write_provenance(report, folder.path)
+            folder.publish(lambda path: shipping.sign(path, plan, report.verdict))
     except BaseException as error:
         if kept.note:
             error.add_note(kept.note)
@@ -96,6 +99,7 @@ def verify(
     data_dir: str | Path,
     *,
     accuracy_only: bool = False,
+    public_key: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Verification:
@@ -104,7 +108,8 @@ def verify(
     Without a trigger its verdict is inconclusive, unless `accuracy_only` says that nobody asks about backdoors.
     """
     plan = _plan(artefact, None, {**settings, "verify_dir": data_dir})
-    return verification.verify(plan, progress, accuracy_only=accuracy_only)
+    key = None if public_key is None else Path(public_key)
+    return verification.verify(plan, progress, accuracy_only=accuracy_only, public_key=key)
 
 
 def load_run(folder: str | Path, arch: str | None = None) -> nn.Module:

@@ -52,6 +52,7 @@ def clean(
     align: o.Align = None,
     policy: o.PolicyFile = None,
     resume: o.Resume = False,
+    sign_key: o.SignKey = None,
     dry_run: o.DryRun = False,
 ) -> None:
     """The whole job: scan, cut, repair, measure, export, judge. Leaves a run folder."""
@@ -103,6 +104,8 @@ def verify(
     accuracy_only: o.AccuracyOnly = False,
     device: o.Device = None,
     policy: o.PolicyFile = None,
+    provider: o.Provider = None,
+    public_key: o.PublicKey = None,
 ) -> None:
     """Accuracy and attack success of any artefact, .onnx through ONNX Runtime.
 
@@ -120,13 +123,10 @@ def export(
     model: Annotated[
         Path | None, typer.Argument(help="A model file, or the folder of a run.", show_default=False)
     ] = None,
-    kind: Annotated[
-        list[str] | None, typer.Option("--kind", help="fp32 (always), fp16, int8; may be repeated.", show_default=False)
-    ] = None,
     clean_dir: o.CleanDir = None,
     seed: o.Seed = None,
 ) -> None:
-    """ONNX files of a model as it is (fp32, fp16, int8), with parity and latency. Nothing is judged."""
+    """The files of a model as it is (ONNX in fp32, fp16, int8; .pt2), with parity and latency. Nothing is judged."""
     from harden import commands
 
     raise typer.Exit(commands.export(context.params))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harden.outcome import Report
 
 CODES = {"pass": MAY_SHIP, "fail": POLICY_SAYS_NO, "inconclusive": INCONCLUSIVE}
-NOT_SETTINGS = ("plan", "format", "quiet", "dry_run", "resume", "data_dir", "kind", "accuracy_only")
+NOT_SETTINGS = ("plan", "format", "quiet", "dry_run", "resume", "data_dir", "accuracy_only", "public_key")
 
 
 def clean(flags: Mapping[str, Any]) -> int:
@@ -99,7 +99,9 @@ def verify(flags: Mapping[str, Any]) -> int:
 
         plan = plan_of(flags)
         plan = replace(plan, verify_dir=flags["data_dir"] or plan.verify_dir)
-        found = verification.verify(plan, progress, accuracy_only=flags["accuracy_only"])
+        found = verification.verify(
+            plan, progress, accuracy_only=flags["accuracy_only"], public_key=flags["public_key"]
+        )
     if flags["format"] is Format.text:
         from harden.reports.console import show_verification
 
@@ -116,7 +118,7 @@ def export(flags: Mapping[str, Any]) -> int:
     with working(flags["quiet"]) as progress:
         from harden import exporting
 
-        found = exporting.export(plan_of(flags), tuple(flags["kind"] or ()), progress)
+        found = exporting.export(plan_of(flags), progress)
     if flags["format"] is Format.text:
         for line in exporting.lines(found):
             print(line)

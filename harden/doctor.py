@@ -33,7 +33,7 @@ def doctor(format: Format) -> int:
         print(json.dumps({"works": works, "findings": [asdict(f) for f in found]}, indent=1))
     else:
         for f in found:
-            print(f"{ {True: '✓', False: '✗', None: '-'}[f.works] } {f.what:<14} {f.found}")
+            print(f"{ {True: '✓', False: '✗', None: '-'}[f.works] } {f.what:<21} {f.found}")
         print("Everything that `harden clean` needs is here." if works else "`harden clean` cannot run here as it is.")
     return MAY_SHIP if works else TROUBLE
 
@@ -42,7 +42,7 @@ def examination() -> list[Finding]:
     """Everything that a run depends on, tried and not only looked up."""
     found = [Finding("python", f"{platform.python_version()} on {platform.platform()}", True)]
     found.append(Finding("processor", f"{_threads()} of {os.cpu_count()} cores, {_memory()}", True))
-    found += [_torch(), _onnxruntime()]
+    found += [_torch(), _onnxruntime(), *_providers()]
     for name in ("torchvision", "torch-pruning", "onnx", "onnxscript", "safetensors", "numpy", "pillow"):
         found.append(_package(name))
     for name, use in OPTIONAL.items():
@@ -78,8 +78,19 @@ def _onnxruntime() -> Finding:
         from harden_export.runtime import providers
     except Exception as error:
         return Finding("onnxruntime", f"cannot be imported: {error}", False)
-    names = ", ".join(p.name for p in providers() if p.available)
-    return Finding("onnxruntime", f"{onnxruntime.__version__}, runs on {names}", "cpu" in names)
+    return Finding("onnxruntime", onnxruntime.__version__, any(p.name == "cpu" and p.available for p in providers()))
+
+
+def _providers() -> list[Finding]:
+    """What --provider takes here, and what would have to be installed for the rest."""
+    try:
+        from harden_export.runtime import providers
+    except Exception:
+        return []  # told by the line before
+    return [
+        Finding(f"  --provider {p.name}", "here" if p.available else f"install {p.package}", p.available or None)
+        for p in providers()
+    ]
 
 
 def _threads() -> int:

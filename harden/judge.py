@@ -15,10 +15,10 @@ from dataclasses import replace
 from datetime import date
 from typing import Literal
 
-from harden.outcome import Report
+from harden.outcome import Exported, Report, Variant
 from harden.policy import SEVERITIES, Policy
 from harden.reports.words import size
-from harden.types import AttackResult, Check, Measurement, Verdict
+from harden.types import AttackResult, Check, Measurement, Rate, Verdict
 
 
 def judge(report: Report, policy: Policy, today: date | None = None) -> Verdict:
@@ -43,7 +43,7 @@ def _checks(report: Report, policy: Policy) -> Iterator[Check]:
     yield findings(report, policy)
     if report.command == "scan":
         return
-    yield accuracy_drop(report, policy)
+    yield accuracy_drop(report.before, report.final, policy)
     if policy.max_class_accuracy_drop is not None:
         yield class_accuracy_drop(report, policy)
     yield from attack_successes(report.final, policy)
@@ -122,14 +122,23 @@ def findings(report: Report, policy: Policy) -> Check:
     )
 
 
-def accuracy_drop(report: Report, policy: Policy) -> Check:
-    before, after = report.before.accuracy, report.final.accuracy
-    if after.total != before.total:
-        return _incomparable("accuracy-drop", before.total, after.total, policy.max_accuracy_drop)
-    # of counts, so that a drop of exactly the bound is not lost to rounding
-    drop = (before.hits - after.hits) / before.total if before.total else math.nan
-    what, over = f"Accuracy {before} -> {after}", "More clean images to repair with help most."
-    return at_most("accuracy-drop", drop, policy.max_accuracy_drop, what, over=over, show=points)
+def accuracy_drop(before: Measurement, after: Measurement, policy: Policy, kind: str = "fp32") -> Check:
+    name, was, now = of_kind("accuracy-drop", kind), before.accuracy, after.accuracy
+    if now.total != was.total:
+        return _incomparable(name, was.total, now.total, policy.max_accuracy_drop)
+    over = "More clean images to repair with help most." if kind == "fp32" else f"Leave {kind} out of --kinds."
+    what = f"Accuracy {was} -> {now}"
+    return at_most(name, dropped(was, now), policy.max_accuracy_drop, what, over=over, show=points)
+
+
+def dropped(before: Rate, after: Rate) -> float:
+    """Of counts, so that a drop of exactly the bound is not lost to rounding."""
+    return (before.hits - after.hits) / before.total if before.total else math.nan
+
+
+def of_kind(name: str, kind: str) -> str:
+    """The name of a check on a file; that of the fp32 file needs no addition."""
+    return name if kind == "fp32" else f"{name}/{kind}"
 
 
 def class_accuracy_drop(report: Report, policy: Policy) -> Check:
@@ -150,16 +159,16 @@ def _incomparable(name: str, before: int, after: int, bound: float) -> Check:
     return Check(name, None, bound, None, why, todo="Run `harden clean` again, on images that stay as they are.")
 
 
-def attack_successes(measured: Measurement, policy: Policy) -> Iterator[Check]:
+def attack_successes(measured: Measurement, policy: Policy, kind: str = "fp32") -> Iterator[Check]:
     for attack in measured.attack_success:
         bound = _bound(attack, policy)
         if bound is not None:
-            yield attack_success(attack, bound, policy)
+            yield attack_success(attack, bound, policy, kind)
 
 
-def attack_success(attack: AttackResult, bound: float, policy: Policy) -> Check:
+def attack_success(attack: AttackResult, bound: float, policy: Policy, kind: str = "fp32") -> Check:
     """Three answers: within for certain, over, and too few images to tell."""
-    name, asr = f"attack-success/{attack.source}/{attack.name}", attack.asr
+    name, asr = of_kind(f"attack-success/{attack.source}/{attack.name}", kind), attack.asr
     if not asr.total:
         why = "The trigger could be put on no image of another class."
         return Check(name, None, bound, None, why, todo="Verify on images of other classes than the target.")
@@ -185,7 +194,9 @@ def exported(report: Report, policy: Policy) -> Iterator[Check]:
     what, over = "Relative difference between the file and the network", "Report it: the exporter changed the network."
     yield at_most("onnx-parity", export.parity.max_relative, policy.max_parity_error, what, over=over)
     if policy.max_latency_ratio is not None:
-        speed = next((s for s in export.latency if s.name == "hardened" and s.batch == 1 and s.threads == 1), None)
+        speed = next(
+            (s for s in export.latency if (s.name, s.kind, s.batch, s.threads) == ("hardened", "fp32", 1, 1)), None
+        )
         ratio = 1 / speed.speedup if speed and speed.speedup > 0 else None
         what, over = "Time, hardened over original", "Cut layers to the widths that your device likes: --align."
         yield at_most("latency", ratio, policy.max_latency_ratio, what, over=over, missing="Leave out --no-latency.")
@@ -193,8 +204,49 @@ def exported(report: Report, policy: Policy) -> Iterator[Check]:
         largest = max((file.bytes for file in export.files), default=None)
         what, over = "The largest file", "Export int8, or cut more."
         yield at_most("size", largest, policy.max_bytes, what, over=over, show=lambda n: size(int(n)))
+    for variant in export.variants:
+        yield parity(variant)
+        yield accuracy_drop(report.before, variant.measured, policy, variant.kind)
+        yield from attack_successes(variant.measured, policy, variant.kind)
     if policy.max_int8_drop is not None:
-        yield Check("int8-accuracy-drop", None, policy.max_int8_drop, None, "No int8 file was made in this run.")
+        yield int8_drop(export, policy.max_int8_drop)
+
+
+def parity(variant: Variant) -> Check:
+    """A file of another kind against the network, by the tolerance of its kind."""
+    found, name = variant.parity, of_kind("onnx-parity", variant.kind)
+    if found.tolerance is None or found.least_agreement is None:
+        why = "The report does not say what such a file may differ by."
+        return Check(name, found.max_relative, None, None, why, todo="Run `harden clean` again.")
+    agreed = found.argmax_agreement
+    close = found.max_relative <= found.tolerance and agreed.value >= found.least_agreement
+    why = (
+        f"Relative difference {found.max_relative:.3g} (at most {found.tolerance:g}), same class on {agreed.hits} of "
+        f"{agreed.total} images (at least {100 * found.least_agreement:g} %): {found.reason}."
+    )
+    todo = "" if close else f"Leave {variant.kind} out of --kinds."
+    return Check(name, found.max_relative, found.tolerance, close, why, todo=todo)
+
+
+def int8_drop(export: Exported, bound: float) -> Check:
+    """What rounding costs beyond what cutting did."""
+    name = "int8-accuracy-drop"
+    variant = next((v for v in export.variants if v.kind == "int8"), None)
+    if variant is not None:
+        before, after = export.measured.accuracy, variant.measured.accuracy
+        return at_most(
+            name,
+            dropped(before, after),
+            bound,
+            f"Accuracy, fp32 {before} -> int8 {after}",
+            over="Leave int8 out of --kinds.",
+            show=points,
+        )
+    held = next((w for w in export.withheld if w.kind == "int8"), None)
+    if held is not None:
+        return Check(name, None, bound, True, f"No int8 file ships: {held.reason}")
+    todo = "Ask for one: --kinds fp32,int8."
+    return Check(name, None, bound, None, "No int8 file was made in this run.", todo=todo)
 
 
 def filters_removed(report: Report, bound: float) -> Check:

@@ -82,6 +82,19 @@ DryRun = Annotated[bool, _method("--dry-run", help="Print what would be done, an
 
 PolicyFile = Annotated[str | None, _result("--policy", help="policy.toml, or lenient, default, strict: what may ship.")]
 Out = Annotated[Path | None, _result("--out", help="A new folder; default: harden-runs/<model>-<time>.")]
+Kinds = Annotated[
+    str | None, _result("--kinds", help="Files besides fp32: fp16 (GPUs), int8 (CPUs), pt2; such as fp32,int8.")
+]
+MaxInt8Drop = Annotated[
+    float | None, _result("--max-int8-drop", help="Points of accuracy that int8 may lose against fp32; default: 1.")
+]
+Provider = Annotated[
+    str | None, _result("--provider", help="What ONNX Runtime runs the files on; default: cpu. See `harden doctor`.")
+]
+SignKey = Annotated[
+    Path | None, _result("--sign-key", help="Private key (PEM, elliptic curve): signs the folder of what may ship.")
+]
+PublicKey = Annotated[Path | None, _result("--public-key", help="The run's signature must be of this key.")]
 Opset = Annotated[int | None, _result("--opset", help="Of the ONNX file; default: 20.")]
 EmbedPreprocessing = Annotated[
     bool | None, _result("--embed-preprocessing", help="The ONNX file takes images as bytes, not normalised.")
@@ -131,6 +144,9 @@ class Shipping:
     """What the files are like that come out."""
 
     out: Out = None
+    kinds: Kinds = None
+    max_int8_drop: MaxInt8Drop = None
+    provider: Provider = None
     opset: Opset = None
     embed_preprocessing: EmbedPreprocessing = None
     latency: Latency = None

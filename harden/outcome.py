@@ -60,19 +60,31 @@ class ShippedFile:
     path: str
     """Relative to the run folder."""
     kind: str
-    """fp32, fp16, int8: an ONNX file of that precision."""
+    """fp32, fp16, int8: an ONNX file of that precision; pt2: a torch.export program."""
     sha256: str
     bytes: int
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The file in ONNX Runtime against the module it came from, on all verify images."""
+    """The file, as it is run, against the module it came from, on all verify images."""
 
     max_abs: float
     max_relative: float
     """Of the largest logit: what the policy bounds."""
     argmax_agreement: Rate
+    mean_abs: float | None = None
+    mean_relative: float | None = None
+    worst_image: str = ""
+    """Where the largest difference was."""
+    batch_sizes: tuple[int, ...] = ()
+    """In which every image went through the file."""
+    tolerance: float | None = None
+    """What a file of this kind may differ by, of the largest logit."""
+    least_agreement: float | None = None
+    """Share of the images that have to get the same class."""
+    reason: str = ""
+    """Why so much."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +92,37 @@ class Speed:
     """One file at one batch size and number of threads."""
 
     name: str
-    """original or hardened."""
+    """original, masked (the original with the guilty filters switched off, none cut out) or hardened."""
     batch: int
     threads: int
+    """0: as many as ONNX Runtime takes by itself."""
     median_ms: float
     p95_ms: float
     speedup: float
     """Against the original; over 1 is faster."""
     speedup_low: float
     speedup_high: float
+    kind: str = "fp32"
+    p5_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A file of another kind than fp32, measured for itself: rounding may cost accuracy and wake a backdoor."""
+
+    kind: str
+    parity: Parity
+    measured: Measurement
+    note: str = ""
+    """What whoever deploys it should know."""
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """A kind that was asked for and not written."""
+
+    kind: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -100,6 +134,22 @@ class Exported:
     parity: Parity
     measured: Measurement
     latency: tuple[Speed, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    """The files of other kinds."""
+    withheld: tuple[Withheld, ...] = ()
+    provider: str = "cpu"
+    """Of ONNX Runtime: what the files were run on."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """One of the disjoint parts of the clean images."""
+
+    name: str
+    """tune, choose or verify."""
+    images: int
+    sha256: str
+    """Of names, labels and pixels as they were read."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +200,8 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Every setting that was in force."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    splits: tuple[Portion, ...] = ()
+    """The images that all of this was done with."""
     schema: int = SCHEMA
 
     @property

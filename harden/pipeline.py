@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harden import __version__, stages
+from harden import __version__, provenance, stages
 from harden.job import Job, versions
 from harden.judge import judge
 from harden.measure import measure
@@ -17,7 +17,7 @@ from harden.plan import Plan, plan_table
 from harden.pruning import rebuild
 from harden.registry import find, settings_of
 from harden.resume import Kept, key
-from harden.shipping import QUARANTINE, export_draft
+from harden.shipping import QUARANTINE, Parcel, write_files
 from harden.types import Evidence, Measurement, Method, Progress, Silent, Splits, Suspect, Trigger, Verdict
 
 UNDECIDED = Verdict("inconclusive", ())
@@ -44,12 +44,13 @@ def clean(plan: Plan, folder: Path, progress: Progress | None = None, kept: Kept
         healed_model = Classifier(healed.module, suspect.contract, job.run.cost).to(job.run.device)
         after = measure(healed_model, splits.verify, triggers)
         pictures = draw(triggers, splits.verify, model, healed_model, folder)
+    report = replace(first_half("clean", plan, method, job, found), pictures=pictures, repair=notes)
     with job.stage("export"):
         draft = folder / "draft"
-        exported = export_draft(healed, model, suspect.source, splits.verify, triggers, plan, draft)
+        about = provenance.metadata(suspect.contract, suspect.source, healed, report.splits, report.settings)
+        exported = write_files(Parcel(healed, suspect.contract, splits, triggers, about, model), plan, draft)
         rebuild.save(healed, draft, suspect.source)
-    report = replace(first_half("clean", plan, method, job, found), export=exported, pictures=pictures, repair=notes)
-    report = replace(report, data=report.data + kept.findings)
+    report = replace(report, export=exported, data=report.data + kept.findings)
     if evidence.status != "clean":
         report = replace(report, pruned=stages.cut_of(healed), after=after)
     report = replace(report, verdict=judge(report, plan.policy))
@@ -114,6 +115,7 @@ def first_half(command: str, plan: Plan, method: Method, job: Job, found: Examin
         data=found.splits.findings,
         settings=plan_table(plan, settings=settings_of(method)),
         versions=versions(),
+        splits=provenance.portions(found.splits),
     )
 
 

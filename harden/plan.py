@@ -27,7 +27,12 @@ from typing import Any
 from harden import toml
 from harden.errors import UsageError
 from harden.policy import Policy, policy_from, policy_table, read_policy
-from harden.spelling import refuse_unknown
+from harden.spelling import nearest, refuse_unknown
+
+_ELSEWHERE = ("method", "method_settings", "policy", "policy_name", "origins", "out", "sign_key")
+"""Told by tables of their own, or nobody's business but this run's."""
+FILE_KINDS = ("fp32", "fp16", "int8", "pt2")
+"""What a network can be written as; fp32 always is."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,14 @@ class Plan:
     max_cut_drop: float = 0.01
     """What removing filters may cost in accuracy, beyond closing the guilty ones."""
     opset: int = 20
+    kinds: tuple[str, ...] = ("fp32",)
+    """Files to write: fp32, and any of fp16, int8, pt2."""
+    provider: str = "cpu"
+    """Execution provider of ONNX Runtime that the files are measured on."""
     embed_preprocessing: bool = False
     latency: bool = True
+    sign_key: Path | None = None
+    """A private key in PEM: the folder of a run that may ship is signed with it."""
     policy: Policy = field(default_factory=Policy)
     policy_name: str = "default"
     out: Path | None = None
@@ -106,7 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _with(plan: Plan, values: Mapping[str, Any], origin: str, folder: Path) -> Plan:
     where = origin if origin != "flag" else "the command line"
-    refuse_unknown(values, KINDS, where)
+    refuse_unknown(values, [*KINDS, *POLICY_BOUNDS], where)
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key == "method" and isinstance(value, Mapping):
@@ -118,8 +129,13 @@ def _with(plan: Plan, values: Mapping[str, Any], origin: str, folder: Path) -> P
         elif key == "policy":
             name = _policy_path(value, folder)
             changes["policy"], changes["policy_name"] = read_policy(name), name
+        elif key in POLICY_BOUNDS:
+            continue  # after the policy that they belong to
         else:
             changes[key] = KINDS[key](value, f"{where}: {key}", folder)
+    bounds = {key: POLICY_BOUNDS[key](values[key], f"{where}: {key}", folder) for key in POLICY_BOUNDS if key in values}
+    if bounds:
+        changes["policy"] = replace(changes.get("policy", plan.policy), **bounds)
     return replace(plan, **changes, origins={**plan.origins, **dict.fromkeys(values, origin)})
 
 
@@ -130,7 +146,7 @@ def plan_table(
     table: dict[str, Any] = {}
     for f in fields(Plan):
         value = getattr(plan, f.name)
-        if f.name in ("method", "method_settings", "policy", "policy_name", "origins", "out") or value is None:
+        if f.name in _ELSEWHERE or value is None:
             continue
         if f.name in ("arch", "trigger"):
             value = _moved(value, relative_to)
@@ -214,6 +230,13 @@ def _share(value: Any, where: str, folder: Path) -> float:  # noqa: ARG001
     return float(value)
 
 
+def _points(value: Any, where: str, folder: Path) -> float:  # noqa: ARG001
+    """Per cent of the images, as a share."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
+        raise UsageError(f"{where} is points of accuracy from 0 to 100, and {value!r} came.")
+    return value / 100
+
+
 def _numbers(number: type[int] | type[float]) -> Callable[[Any, str, Path], tuple[Any, ...]]:
     def kind(value: Any, where: str, folder: Path) -> tuple[Any, ...]:  # noqa: ARG001
         parts = value.replace("x", ",").split(",") if isinstance(value, str) else value
@@ -238,6 +261,18 @@ def _device(value: Any, where: str, folder: Path) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
         raise UsageError(f"{where} is cpu, cuda or auto, and {text!r} came.")
     return text
+
+
+def _file_kinds(value: Any, where: str, folder: Path) -> tuple[str, ...]:  # noqa: ARG001
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise UsageError(f"{where} is kinds of files, such as fp32,int8, and {value!r} came.")
+    wanted = [part.strip() for part in parts]
+    for kind in wanted:
+        if kind not in FILE_KINDS:
+            known = ", ".join(FILE_KINDS)
+            raise UsageError(f"{where}: there is no kind {kind!r}.{nearest(kind, FILE_KINDS)}", hint=f"Known: {known}.")
+    return tuple(kind for kind in FILE_KINDS if kind in wanted or kind == "fp32")
 
 
 def _tables(value: Mapping[str, Any], where: str) -> Mapping[str, Mapping[str, Any]]:
@@ -267,6 +302,9 @@ KINDS: dict[str, Callable[[Any, str, Path], Any]] = {
     "align": _whole(1),
     "max_cut_drop": _share,
     "opset": _whole(1),
+    "kinds": _file_kinds,
+    "provider": _text,
+    "sign_key": _path,
     "embed_preprocessing": _flag,
     "latency": _flag,
     "policy": _text,
@@ -276,3 +314,6 @@ KINDS: dict[str, Callable[[Any, str, Path], Any]] = {
     "time_budget": seconds,
 }
 """What each setting takes: from a value, where it stood, and the folder that its paths are relative to."""
+
+POLICY_BOUNDS: dict[str, Callable[[Any, str, Path], Any]] = {"max_int8_drop": _points}
+"""Settings that are bounds of the policy in force, for those who have no policy file."""

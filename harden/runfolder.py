@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -53,10 +54,12 @@ class RunFolder:
             ) from error
         return self
 
-    def publish(self) -> Path:
-        """Gives the folder its name. Everything is on the disk before that."""
+    def publish(self, seal: Callable[[Path], object] | None = None) -> Path:
+        """Gives the folder its name. Everything is on the disk before that; `seal` sees it just as it will be."""
         refuse_taken(self.target)
         (self.path / OWNER).unlink()
+        if seal is not None:
+            seal(self.path)
         for file in sorted(self.path.rglob("*")):
             _sync(file)
         _sync(self.path)

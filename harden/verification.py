@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harden import stages
 from harden.data import read_images
-from harden.errors import BadModel, UsageError
+from harden.errors import BadModel, UnsafeFile, UsageError
 from harden.job import Job
 from harden.judge import attack_successes, images, verdict_of
 from harden.loading import architecture
@@ -52,8 +52,10 @@ class Verification:
     """Nobody asked about backdoors, and the verdict says nothing about them."""
 
 
-def verify(plan: Plan, progress: Progress | None = None, *, accuracy_only: bool = False) -> Verification:
-    """Measures `plan.model` on the images of `plan.verify_dir`.
+def verify(
+    plan: Plan, progress: Progress | None = None, *, accuracy_only: bool = False, public_key: Path | None = None
+) -> Verification:
+    """Measures `plan.model` on the images of `plan.verify_dir`; with a key, only what was signed with its like.
 
     Without a trigger nothing was seen of a backdoor: that is a check that was not made, unless only the accuracy is
     wanted. A finished run is no exception, since its recovered triggers are kept as pictures and not as functions.
@@ -62,6 +64,8 @@ def verify(plan: Plan, progress: Progress | None = None, *, accuracy_only: bool 
         raise UsageError("--accuracy-only and a trigger both came.", hint="Drop one of them.")
     job = Job.start(plan, progress or Silent())
     path = plan.need("model", "MODEL")
+    if public_key is not None:
+        _signed(path, public_key)
     with job.stage("load"):
         contract, parts, checks = _opened(path, plan, job)
         triggers = stages.given_triggers(plan, contract)
@@ -72,6 +76,18 @@ def verify(plan: Plan, progress: Progress | None = None, *, accuracy_only: bool 
     checks += [check for file in files for check in _checks(file, plan.policy, accuracy_only)]
     verdict = Verdict(verdict_of(checks, plan.policy), tuple(checks))
     return Verification(str(path), contract, files, findings, verdict, accuracy_only)
+
+
+def _signed(run: Path, public_key: Path) -> None:
+    """Nothing of the folder is opened before this."""
+    from harden_export.signing import TamperedError, verify_folder
+
+    if not run.is_dir():
+        raise UsageError(f"--public-key is for the folder of a run, and {run} is a file.")
+    try:
+        verify_folder(run, public_key)
+    except TamperedError as error:
+        raise UnsafeFile(error.message, hint=error.hint) from error
 
 
 def load_run(folder: Path, arch: str | None = None) -> nn.Module:
@@ -117,7 +133,7 @@ def _opened(path: Path, plan: Plan, job: Job) -> tuple[Contract, list[Part], lis
 def _opened_onnx(path: Path, plan: Plan) -> tuple[Contract, list[Part], list[Check]]:
     from harden_export.runtime import OnnxModel
 
-    model = OnnxModel(path)
+    model = OnnxModel(path, plan.provider)
     return onnx_contract(path, model.metadata, model.output_shape, plan), [(path, model)], []
 
 
@@ -150,8 +166,8 @@ def _opened_run(run: Path, plan: Plan, job: Job) -> tuple[Contract, list[Part], 
     for file in report.export.files if report.export else ():
         path = run / file.path
         checks.append(_unchanged(path, file, sha256(path) if path.is_file() else None))
-        if path.is_file():
-            parts.append((path, OnnxModel(path)))
+        if path.is_file() and path.suffix == ".onnx":  # a .pt2 file is a program: it is compared and not run
+            parts.append((path, OnnxModel(path, plan.provider)))
     home = artefacts(run)
     if (home / RECORD).is_file():
         module = load_run(run, plan.arch)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from harden.outcome import Cut, Exported, Parity, Picture, Report, Scan, ShippedFile, Speed
+from harden.outcome import Cut, Exported, Parity, Picture, Report, Scan, ShippedFile, Speed, Variant, Withheld
 from harden.types import (
     AttackResult,
     Check,
@@ -96,3 +97,19 @@ def report(
         settings={"seed": 7, "method": {"name": "auto", "prune": {"rounds": 5}}, "policy": {"min_images": 50}},
         versions={"torch": "2.15"},
     )  # fmt: skip
+
+
+def with_kinds(run: Report, accuracy: Rate = ALL_RIGHT, asr: Rate = PASSED.asr, relative: float = 0.1) -> Report:
+    """The same run, with an int8 file that is measured as given, and fp16 withheld."""
+    assert run.export is not None
+    attacks = tuple(replace(a, asr=asr) for a in run.export.measured.attack_success)
+    parity = Parity(1.0, relative, Rate(395, 400), 0.1, 0.01, "class 1/1.png", (1, 7, 32), 0.5, 0.85, "256 steps")
+    variant = Variant("int8", parity, replace(run.export.measured, accuracy=accuracy, attack_success=attacks), "note")
+    export = replace(
+        run.export,
+        files=(*run.export.files, ShippedFile("model.int8.onnx", "int8", "ef" * 32, 300)),
+        latency=(*run.export.latency, Speed("hardened", 1, 1, 0.5, 0.6, 4.0, 3.8, 4.2, "int8", 0.4)),
+        variants=(variant,),
+        withheld=(Withheld("fp16", "not worth it here: it is no faster"),),
+    )
+    return replace(run, export=export)

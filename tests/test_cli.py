@@ -23,7 +23,8 @@ from tests import planted as hand_made
 from tests.made import report
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / ".mypy")])  # the second for harden_export, were another tree installed
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
 
 
 def harden(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -99,7 +100,7 @@ def test_the_whole_job_with_a_known_trigger(sample: Path, tmp_path: Path) -> Non
     found = {path.name for path in run.iterdir()}
     assert found == {
         "report.json", "report.html", "report.md", "results.sarif", "junit.xml", "model.onnx", "model.safetensors",
-        "pruning.json", "plan.toml", "triggers",
+        "pruning.json", "plan.toml", "triggers", "infer.py", "sbom.cdx.json", "test-result.intoto.json",
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

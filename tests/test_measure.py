@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harden.measure import BATCH, attack, measure, measure_answers, measure_file
-from harden.shipping import metadata
+from harden.provenance import metadata
 from harden.types import Contract, Images, Pruned, Rate, Trigger
 from harden_export.onnx_file import Preprocessing, export_onnx
 from harden_export.runtime import OnnxModel

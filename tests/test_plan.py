@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def test_the_text_says_where_each_setting_came_from(tmp_path: Path) -> None:
         ({"trigger": "a.png", "trigger_dir": Path("b")}, "", "one form"),
         ({"mask": Path("m.png")}, "", "no --trigger"),
         ({"blend": 1.5}, "", "0 to 1"),
+        ({"kinds": "fp32,int9"}, "", "Did you mean 'int8'?"),
+        ({"max_int8_drop": 101.0}, "", "points of accuracy from 0 to 100"),
         ({}, "[policy]\nmin_image = 3", "Did you mean 'min_images'?"),
     ],
 )
@@ -113,6 +116,24 @@ def test_what_cannot_be_is_refused(tmp_path: Path, flags: dict[str, Any], text: 
     with pytest.raises(UsageError) as error:
         settle(flags, plan_file(tmp_path, text))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(("asked", "kinds"), [("int8", ("fp32", "int8")), ("pt2, fp32", ("fp32", "pt2"))])
+def test_fp32_is_always_among_the_kinds(asked: str, kinds: tuple[str, ...], tmp_path: Path) -> None:
+    assert settle({"kinds": asked}).kinds == kinds
+    assert settle({}, plan_file(tmp_path, f"kinds = {list(kinds)}")).kinds == kinds
+
+
+def test_what_int8_may_lose_becomes_a_bound_of_the_policy(tmp_path: Path) -> None:
+    plan = settle({"max_int8_drop": 1.5}, plan_file(tmp_path, 'policy = "strict"'))
+    assert plan.policy == replace(READY["strict"], max_int8_drop=0.015)
+    again = tmp_path / "again"
+    again.mkdir()
+    assert settle({}, plan_file(again, plan_text(plan, again))).policy == plan.policy
+
+
+def test_a_signing_key_is_told_to_nobody() -> None:
+    assert "key.pem" not in plan_text(settle({"sign_key": Path("key.pem")}))
 
 
 def test_input_size_may_be_written_with_x() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from harden.errors import UsageError
 from harden.judge import at_most, attack_success, images, judge, verdict_of
-from harden.outcome import Report, ShippedFile, Speed
+from harden.outcome import Report, ShippedFile, Speed, Withheld
 from harden.policy import (
     CHECKS,
     READY,
@@ -28,7 +28,7 @@ from harden.policyfile import commented
 from harden.reports.records import encode
 from harden.toml import dumps
 from harden.types import AttackResult, Check, Finding, Measurement, Rate, TriggerSource
-from tests.made import report
+from tests.made import report, with_kinds
 
 POLICY = Policy()
 
@@ -161,6 +161,39 @@ def test_findings_about_the_file(severity: str, passed: bool) -> None:
 def test_bounds_that_are_off_by_default(setting: dict[str, float], name: str, passed: bool | None) -> None:
     assert name not in [check.name for check in checks(report())]
     assert found(checks(report(), replace(POLICY, **setting)), name).passed is passed  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("measured", "failing"),
+    [
+        ({}, set()),
+        ({"accuracy": Rate(391, 400)}, {"accuracy-drop/int8"}),
+        ({"asr": Rate(60, 300)}, {"attack-success/given/sticker/int8"}),  # rounding woke the backdoor
+        ({"relative": 0.6}, {"onnx-parity/int8"}),
+    ],
+)
+def test_a_file_of_another_kind_is_judged_by_itself(measured: dict[str, Any], failing: set[str]) -> None:
+    run = with_kinds(report(), **measured)
+    verdict = judge(run, POLICY)
+    assert {check.name for check in verdict.checks if check.passed is not True} == failing
+    assert verdict.status == ("fail" if failing else "pass")
+    assert {"accuracy-drop", "accuracy-drop/int8", "onnx-parity/int8"} <= {check.name for check in verdict.checks}
+
+
+@pytest.mark.parametrize(("bound", "passed"), [(0.0025, True), (0.0024, False)])
+def test_what_int8_may_lose_is_counted_from_the_fp32_file(bound: float, passed: bool) -> None:
+    run = with_kinds(report(accuracy_after=Rate(396, 400)), accuracy=Rate(395, 400))
+    assert found(checks(run, replace(POLICY, max_int8_drop=bound)), "int8-accuracy-drop").passed is passed
+
+
+def test_an_int8_file_that_was_not_worth_it_cannot_lose_anything() -> None:
+    run = report()
+    assert run.export is not None
+    held = Withheld("int8", "not worth it here: 0.66 times as fast")
+    run = replace(run, export=replace(run.export, withheld=(held,)))
+    check = found(checks(run, replace(POLICY, max_int8_drop=0.01)), "int8-accuracy-drop")
+    assert check.passed is True
+    assert "No int8 file ships: not worth it here: 0.66 times as fast" in check.why
 
 
 def test_the_worst_class_is_named() -> None:

@@ -70,15 +70,17 @@ def _show_scan(report: Report, console: Console) -> None:
 def _show_export(report: Report, console: Console) -> None:
     if report.export is None:
         return
-    for file in report.export.files:
-        console.print(
-            plain(f"{file.path}: {words.size(file.bytes)}, opset {report.export.opset}, measured in ONNX Runtime")
+    export = report.export
+    table = grid("file, as it was run", "size", "accuracy", "attack success", "against the network")
+    for file in words.files(export):
+        table.add_row(
+            *(plain(cell) for cell in (file.path, file.size, file.accuracy, file.attack_success, file.parity))
         )
-    for speed in report.export.latency:
-        if speed.name == "hardened":
-            low, high = speed.speedup_low, speed.speedup_high
-            said = f"{speed.speedup:.2f} times as fast as the original ({low:.2f} to {high:.2f})"
-            console.print(plain(f"  batch {speed.batch}, {speed.threads} thread: {speed.median_ms:.2f} ms, {said}"))
+    console.print(table)
+    notes = [f"{file.path}: {file.note}" for file in words.files(export) if file.note]
+    speeds = [words.speed(s) for s in export.latency if s.name == "hardened" and s.threads == 1]
+    for line in (*notes, *words.withheld(export), *speeds):
+        console.print(plain(line), soft_wrap=True)
 
 
 def _show_findings(findings: Sequence[Finding], console: Console) -> None:

@@ -104,7 +104,11 @@ def tiles(report: Report) -> list[Tile]:
     if network is not None:
         now_, was_ = words.number(network.parameters), words.number(before.parameters)
         found.append(Tile("Parameters", now_, f"was {was_}; {words.change(before.parameters, network.parameters)}"))
-    speed = [s for s in report.export.latency if s.name == "hardened" and s.batch == 1] if report.export else []
+    speed = (
+        [s for s in report.export.latency if (s.name, s.kind, s.batch) == ("hardened", "fp32", 1)]
+        if report.export
+        else []
+    )
     if speed:
         found.append(
             Tile("Speed", f"{speed[0].speedup:.2f} ×", f"{speed[0].median_ms:.2f} ms an image; 1 is as before")

@@ -57,6 +57,11 @@ def _details(report: Report) -> list[str]:
     ]
     if scan:
         lines += fold("Scan", [text(report.scan.why), "", *table(("class", "score", "threshold", "method"), scan)])
+    if report.export is not None:
+        files = [(f.path, f.size, f.accuracy, f.attack_success, f.parity, f.note) for f in words.files(report.export)]
+        head = ("file", "size", "accuracy", "attack success", "against the network", "")
+        told = [f"- {text(line)}" for line in (*words.withheld(report.export), *words.speeds(report.export))]
+        lines += fold("Files", [*table(head, files), "", *told])
     if report.pruned is not None and report.pruned.layers:
         layers = [(layer.name, str(layer.before), str(layer.after)) for layer in report.pruned.layers]
         lines += fold("Layers that lost filters", table(("layer", "before", "after"), layers))

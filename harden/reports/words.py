@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harden.outcome import Report
+from harden.outcome import Exported, Parity, Report, Speed
 from harden.types import AttackResult, Check, Measurement, Rate
 
 VERDICTS = {
@@ -161,3 +162,58 @@ def rows(report: Report) -> list[Row]:
         now = Cell() if new is None else Cell(number(new), change(old, new))
         found.append(Row(name, Cell(number(old)), now))
     return found
+
+
+@dataclass(frozen=True)
+class File:
+    """One of the files that were written, and what was measured on it."""
+
+    path: str
+    kind: str
+    size: str
+    accuracy: str
+    attack_success: str
+    """The worst, over all triggers; empty where none was measured."""
+    parity: str
+    note: str
+
+
+def files(export: Exported) -> list[File]:
+    """Every file, each by its own measurements."""
+    measured = {"fp32": (export.parity, export.measured, "")}
+    measured |= {v.kind: (v.parity, v.measured, v.note) for v in export.variants}
+    found = []
+    for file in export.files:
+        parity, what, note = measured[file.kind]
+        asr = [a.asr for a in what.attack_success if a.asr.total]
+        worst = rate(max(asr, key=lambda found: found.value)) if asr else ""
+        accuracy = rate(what.accuracy)
+        found.append(File(file.path, file.kind, size(file.bytes), accuracy, worst, same(parity), note))
+    return found
+
+
+def same(parity: Parity) -> str:
+    """How near a file is to the network it was made from."""
+    agreed = parity.argmax_agreement
+    return f"differs by at most {parity.max_relative:.1e}, same class on {agreed.hits} of {agreed.total} images"
+
+
+def speed(found: Speed) -> str:
+    """Such as: hardened int8, batch 32, all threads: 1.20 ms, 1.50 times as fast as the original (1.40 to 1.60)."""
+    kind = "" if found.kind == "fp32" else f" {found.kind}"
+    threads = {0: "all threads", 1: "1 thread"}.get(found.threads, f"{found.threads} threads")
+    low, high = found.speedup_low, found.speedup_high
+    return (
+        f"{found.name}{kind}, batch {found.batch}, {threads}: {found.median_ms:.2f} ms, "
+        f"{found.speedup:.2f} times as fast as the original ({low:.2f} to {high:.2f})"
+    )
+
+
+def speeds(export: Exported) -> Iterator[str]:
+    """All but the original, which is what they are compared with."""
+    return (speed(s) for s in export.latency if (s.name, s.kind) != ("original", "fp32"))
+
+
+def withheld(export: Exported) -> Iterator[str]:
+    """Kinds that were asked for and not written."""
+    return (f"{w.kind} was not written: {w.reason}" for w in export.withheld)
