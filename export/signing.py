@@ -71,10 +71,15 @@ def verify_folder(folder: Path, public_key: Path) -> None:
 
 
 def _named(error: Exception) -> str:
-    """The library writes digests as raw bytes, twice for each file: its name is what anybody needs."""
-    return re.sub(
-        r"Hash mismatch for ('[^']*'): Expected .*?(?=\", [\"']|', [\"']|[\"']\]|$)", r"\1 was changed", str(error)
-    )
+    """Which files; the library also writes both digests of each, as raw bytes."""
+    said = str(error)
+    changed = re.findall(
+        r"Hash mismatch for \\?'([^'\\]*)\\?': Expected", said
+    )  # quoted twice where the digest has a quote
+    moved = re.findall(r"((?:Extra|Missing) files)(?: found)? in model \\?'[^']*': ([^\"\]]*?)(?=[\"\]]|',)", said)
+    parts = [f"changed: {', '.join(changed)}"] if changed else []
+    parts += [f"{what.lower()}: {names}" for what, names in moved]
+    return "; ".join(parts) or said
 
 
 def _every_file(library: Any) -> Any:

@@ -20,6 +20,7 @@ from PIL import Image
 from referencing import Registry, Resource
 from torch import nn
 
+from harden_export import signing
 from harden_export.bundle import (
     SIGNATURE,
     Ancestor,
@@ -250,6 +251,14 @@ def test_tampering_is_caught_and_the_file_named(
     named = tamper(folder)
     with pytest.raises(TamperedError, match=named):
         verify_folder(folder, public)
+
+
+def test_digests_with_quotes_in_them_hide_no_name() -> None:
+    """The library quotes such a message in another way."""
+    twice = (
+        "['Missing files in model \\'m\\': b', 'Hash mismatch for \\'a.onnx\\': Expected \\'x\"\\', Actual \\'y\\'']"
+    )
+    assert signing._named(ValueError(f"Signature mismatch: {twice}")) == "changed: a.onnx; missing files: b"
 
 
 def test_another_key_does_not_verify(folder: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
