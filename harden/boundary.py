@@ -3,7 +3,7 @@
 What ends a command, and how it is told to the shell:
 
     HardenError, ExportError    its message, its hint, its code (see errors.py)
-    out of memory               3
+    out of memory, a full disk  3
     Ctrl-C                      130, SIGTERM 143; run folders in the making are gone by then
     a closed pipe               141, quietly
     anything else               70: a bug, with its traceback
@@ -11,6 +11,8 @@ What ends a command, and how it is told to the shell:
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -21,6 +23,14 @@ from typing import NoReturn
 
 from harden.errors import BUG, INTERRUPTED, TROUBLE, HardenError, UnsafeFile
 
+SURROUNDINGS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room, or write elsewhere with --out."),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Give another place, or the right to use this one."),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "The disk or the network behind it is in trouble."),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Too many files are open: raise the limit (ulimit -n)."),
+    errno.ENAMETOOLONG: "Use a shorter name.",
+}
+"""What the system may refuse at any place, which is no bug, and what to do about it."""
 TERMINATED = 128 + signal.SIGTERM
 BROKEN_PIPE = 128 + 13  # as a shell says it of a program that SIGPIPE ended
 
@@ -28,6 +38,20 @@ BROKEN_PIPE = 128 + 13  # as a shell says it of a program that SIGPIPE ended
 def run(main: Callable[[], object]) -> int:
     """Runs the command line and gives back its exit code; typer says by SystemExit how it ended."""
     signal.signal(signal.SIGTERM, _terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a bare locale, or a name that is text in no encoding
+    code = _ended(main)
+    try:
+        sys.stdout.flush()  # what is still in the buffer may have no place to go
+    except BrokenPipeError:
+        return broken_pipe()
+    except OSError as error:
+        broken_pipe()
+        return refuse(HardenError(f"the result cannot be printed: {error.strerror}.", hint="Send it elsewhere."))
+    return code
+
+
+def _ended(main: Callable[[], object]) -> int:
     try:
         main()
         return 0
@@ -72,6 +96,9 @@ def foreign(error: Exception) -> int:
     names = {kind.__name__ for kind in type(error).__mro__}
     if "ExportError" in names:
         return refuse(HardenError(getattr(error, "message", str(error)), hint=getattr(error, "hint", "")))
+    if isinstance(error, OSError) and error.errno in SURROUNDINGS:
+        place = f"{error.filename}: " if error.filename else ""
+        return refuse(HardenError(f"{place}{error.strerror}.", hint=SURROUNDINGS[error.errno]))
     if "OutOfMemoryError" in names or "DefaultCPUAllocator: can't allocate memory" in str(error):
         return out_of_memory(f"There is not enough memory: {str(error).splitlines()[0]}")
     traceback.print_exc()

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ def class_folders(folder: Path) -> list[str]:
             f"{folder} cannot be read: {error.strerror or error}", hint="--clean-dir takes a folder with one per class"
         ) from None
     names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    odd = [name for name in names if name.encode(errors="replace").decode() != name]
+    if odd:
+        raise BadData(f"{folder}: the name of a class's folder is text in no encoding: {_named(odd)}", hint="rename it")
     if not names:
         loose = sum(entry.is_file() for entry in entries)
         raise BadData(
@@ -185,7 +189,8 @@ def _files(folder: Path, classes: Sequence[str]) -> tuple[dict[str, list[Path]],
         )
     files: dict[str, list[Path]] = {}
     for name in (c for c in classes if c in names):
-        found = sorted(Path(root) / file for root, _, here in os.walk(folder / name) for file in here)
+        walk = os.walk(folder / name, onerror=_unreadable)
+        found = sorted(Path(root) / file for root, _, here in walk for file in here)
         files[name] = [f for f in found if not f.name.startswith(".") and f.name.lower() not in _CLUTTER]
     empty = [name for name, found in files.items() if not found]
     if empty:
@@ -199,6 +204,13 @@ def _files(folder: Path, classes: Sequence[str]) -> tuple[dict[str, list[Path]],
         message = f"{len(absent)} of {len(classes)} classes have no folder and are not measured: {_named(absent)}"
         findings.append(Finding("data-missing-class", "medium", message, str(folder.name)))
     return files, findings
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    """A folder that cannot be listed may hide half of a class."""
+    raise BadData(
+        f"{error.filename} cannot be read: {error.strerror or error}", hint="make it readable, or move it away"
+    ) from None
 
 
 def _thinned(files: dict[str, list[Path]], budget: int) -> tuple[dict[str, list[Path]], list[Finding]]:

@@ -6,11 +6,14 @@ under its hidden name is removed by the next run that writes beside it.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +21,10 @@ from types import TracebackType
 
 from harden.errors import BadOutput
 
-OWNER = ".owner"
+IN_THE_MAKING = re.compile(r"\.(.*)\.partial-([0-9a-f]{8})-(\d+)-\w+", re.DOTALL)
+"""The hidden name: the folder's own, the machine, the process."""
+_ours: set[str] = set()
+"""Hidden names that this process has given: after a restart, a container may have the number of the one before it."""
 
 
 def default_folder(model: Path, now: datetime) -> Path:
@@ -46,8 +52,10 @@ class RunFolder:
             self.made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
             parent.mkdir(parents=True, exist_ok=True)
             sweep(parent)
-            self.path = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.partial-", dir=parent))
-            (self.path / OWNER).write_text(f"{socket.gethostname()} {os.getpid()}\n", encoding="utf-8")
+            refuse_busy(self.target)
+            prefix = f".{self.target.name}.partial-{_host()}-{os.getpid()}-"
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            _ours.add(self.path.name)
         except OSError as error:
             raise BadOutput(
                 f"{self.target} cannot be written: {error.strerror}.", hint="Give another folder with --out."
@@ -57,7 +65,6 @@ class RunFolder:
     def publish(self, seal: Callable[[Path], object] | None = None) -> Path:
         """Gives the folder its name. Everything is on the disk before that; `seal` sees it just as it will be."""
         refuse_taken(self.target)
-        (self.path / OWNER).unlink()
         if seal is not None:
             seal(self.path)
         for file in sorted(self.path.rglob("*")):
@@ -67,6 +74,8 @@ class RunFolder:
         try:
             self.path.rename(self.target)  # fails if somebody put a folder with files there in the meantime
         except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                refuse_taken(self.target)
             raise BadOutput(f"{self.target} cannot be written: {error.strerror}.", hint="Use another --out.") from error
         _sync(self.target.absolute().parent)
         return self.target
@@ -74,6 +83,7 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _ours.discard(self.path.name)
         if self.path != self.target:
             shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):  # not empty: another run lies there, or this one
@@ -89,15 +99,34 @@ def refuse_taken(target: Path) -> None:
         )
 
 
+def refuse_busy(target: Path) -> None:
+    """Two runs into one folder: the second would work for nothing."""
+    for folder, name, host, pid in _in_the_making(target.absolute().parent):
+        if name == target.name:
+            place = "here" if host == _host() else "on another machine"
+            raise BadOutput(
+                f"another run is writing {target} at this moment (process {pid} {place}).",
+                hint=f"Wait for it, or give a new folder with --out; if there is no such process, remove {folder}.",
+            )
+
+
 def sweep(parent: Path) -> None:
     """Removes what runs on this machine left here that are no longer alive."""
-    for folder in parent.glob(".*.partial-*"):
-        try:
-            host, pid = (folder / OWNER).read_text(encoding="utf-8").split()
-        except (OSError, ValueError):
-            continue  # not ours, or being made at this moment: not to be touched
-        if host == socket.gethostname() and not _alive(int(pid)):
+    for folder, _, host, pid in _in_the_making(parent):
+        alive = folder.name in _ours if pid == os.getpid() else _alive(pid)
+        if host == _host() and not alive:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_the_making(parent: Path) -> Iterator[tuple[Path, str, str, int]]:
+    for folder in parent.glob(".*.partial-*"):
+        match = IN_THE_MAKING.fullmatch(folder.name)
+        if match is not None:
+            yield folder, match[1], match[2], int(match[3])
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def _alive(pid: int) -> bool:

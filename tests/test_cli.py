@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -261,6 +262,13 @@ def test_gate_prints_a_run_in_every_form(tmp_path: Path, form: str) -> None:
         (ExportError("a", hint="b"), 3, "Error: a\n  -> b"),
         (torch.OutOfMemoryError("CUDA out of memory"), 3, "not enough memory"),
         (MemoryError(), 3, "not enough memory"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a.png"),
+            3,
+            "Error: a.png: No space left on device.\n  -> Mak",
+        ),
+        (OSError(errno.EROFS, "Read-only file system"), 3, "Read-only file system."),
+        (OSError(errno.EBADF, "Bad file descriptor"), 70, "This is a bug"),
         (KeyboardInterrupt(), 130, "Interrupted"),
         (SystemExit("words"), 3, ""),
         (SystemExit(1), 1, ""),

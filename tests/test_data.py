@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +106,34 @@ def test_unreadable_images_are_named_and_the_rest_goes_on(folder: Path) -> None:
     assert len(images) == 20
     assert [f.rule for f in findings] == ["data-unreadable"]
     assert "cat/broken.png" in findings[0].message
+
+
+def test_a_picture_of_absurd_size_is_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(1, 300).save(folder / "cat" / "absurd.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    images, findings = read_images(folder, CONTRACT)
+    assert len(images) == 20
+    assert any("absurd.png (DecompressionBombError" in finding.message for finding in findings)
+
+
+def test_a_class_whose_name_is_no_text_is_refused(folder: Path) -> None:
+    os.mkdir(os.fsencode(folder) + b"/m\xfcll")  # noqa: PTH102 (a name that is no text)
+    with pytest.raises(BadData, match="text in no encoding"):
+        class_folders(folder)
+
+
+def test_a_folder_that_cannot_be_listed_hides_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "cat" / "more").mkdir()
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "more":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(BadData, match=r"more cannot be read: Permission denied"):
+        read_images(folder, CONTRACT)
 
 
 def _spoil(folder: Path) -> None:

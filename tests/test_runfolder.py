@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from harden import runfolder
 from harden.errors import BadOutput
-from harden.runfolder import OWNER, RunFolder, default_folder
+from harden.runfolder import RunFolder, default_folder
 
 
 def listed(folder: Path) -> list[str]:
@@ -87,7 +89,7 @@ def test_but_not_what_a_living_run_is_at(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "one") as one:
         with RunFolder(tmp_path / "two") as two:
             two.publish()
-        assert (one.path / OWNER).is_file()
+        assert one.path.is_dir()
         one.publish()
     assert listed(tmp_path) == ["one", "two"]
 
@@ -105,3 +107,45 @@ def test_the_default_name_is_never_one_that_is_taken(tmp_path: Path, monkeypatch
     assert first == Path("harden-runs/model-20260102-030405")
     first.mkdir(parents=True)
     assert default_folder(Path("a/model.pt"), now) == Path("harden-runs/model-20260102-030405-2")
+
+
+def test_the_second_of_two_runs_into_one_folder_is_refused_before_it_works(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as first:
+        with (
+            pytest.raises(BadOutput, match=f"another run is writing .*process {os.getpid()} "),
+            RunFolder(first.target),
+        ):
+            pass
+        assert listed(tmp_path) == [first.path.name]
+        with RunFolder(tmp_path / "other") as other:  # beside it there is room
+            assert other.path.exists()
+
+
+def test_one_that_was_quicker_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both looked at the same moment: only the renaming can tell."""
+    with RunFolder(tmp_path / "run") as folder:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "report.json").touch()
+        refuse = runfolder.refuse_taken
+        answers = iter([lambda _: None, refuse])
+        monkeypatch.setattr(runfolder, "refuse_taken", lambda target: next(answers)(target))
+        with pytest.raises(BadOutput, match="exists already"):
+            folder.publish()
+
+
+def test_a_foreign_folder_of_such_a_name_is_not_touched(tmp_path: Path) -> None:
+    foreign = [".run.partial-x", ".run.partial-00000000-1-abc", "run.partial-5"]
+    for name in foreign:
+        (tmp_path / name).mkdir()
+    runfolder.sweep(tmp_path)
+    assert listed(tmp_path) == sorted(foreign)
+    with pytest.raises(BadOutput, match="process 1 on another machine"), RunFolder(tmp_path / "run"):
+        pass
+
+
+def test_one_of_this_number_in_an_earlier_life_is_removed(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        name = folder.path.name
+    (tmp_path / name).mkdir()  # as a container leaves it that is killed and started again
+    with RunFolder(tmp_path / "run") as folder:
+        assert listed(tmp_path) == [folder.path.name]

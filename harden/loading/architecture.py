@@ -180,6 +180,12 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     for name, tensor in module.state_dict().items():
         if name not in complete and name.endswith("num_batches_tracked"):  # unknown before torch 0.4.1
             complete[name] = tensor
+        elif name in complete and tensor.is_floating_point() and not complete[name].is_floating_point():
+            found = str(complete[name].dtype).removeprefix("torch.")
+            raise BadModel(
+                f"{name} holds {found} numbers, where floating-point ones are expected",
+                hint="a quantised model keeps its scales elsewhere: ask for the weights as they were before that",
+            )
     try:
         module.load_state_dict(complete, strict=True)
     except RuntimeError as error:

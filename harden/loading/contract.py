@@ -26,6 +26,10 @@ _MEANING = {
     "input_size": "channels, height and width of the images that go in",
 }
 MAX_SIDE = 4096
+ONE_LOGIT = (
+    "it says yes or no by one number: give --arch FILE.py:FUNCTION for a network around it that returns two logits, "
+    "torch.cat([-x, x], 1) / 2"
+)
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,8 @@ def _classes(
         origin = f"the contract ({said['classes'][1]})" if "classes" in said else "the folder of images"
         raise BadData(
             f"the network has {count} logits, and {origin} names {len(names)} classes: {', '.join(names[:5])}, ...",
-            hint="name all classes in the order of the logits in model.toml: classes = [...]",
+            hint=ONE_LOGIT
+            if count == 1 and len(names) == 2
+            else "name all classes in the order of the logits in model.toml: classes = [...]",
         )
     return names, count

@@ -253,6 +253,13 @@ def _try(module: nn.Module, size: tuple[int, int, int], path: Path) -> tuple[int
             f"{path}: the network is no image classifier: two images give {came}, and [2, classes] is expected",
             hint="detectors and segmenters cannot be hardened; a wrapper FILE.py:FUNCTION may pick the logits",
         )
+    if not output.shape[1]:
+        raise BadModel(f"{path}: the network has no logits: it was made for no class at all")
+    if not bool(torch.isfinite(output).all()):
+        raise BadModel(
+            f"{path}: the network answers an ordinary image with NaN or infinity",
+            hint="its weights are out of range (a negative variance, say) or the file is damaged; ask for another",
+        )
     sums = output.double().sum(1)
     probabilities = output.shape[1] > 1 and bool((output >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
     return int(output.shape[1]), probabilities

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from harden.errors import BadModel, Mismatch
@@ -33,7 +34,7 @@ def save(pruned: Pruned, folder: Path, source: Source | None = None) -> Pruned:
     folder.mkdir(parents=True, exist_ok=True)
     fresh = folder / f".{WEIGHTS}.tmp"
     # Tensors that share memory are refused by safetensors: each is written for itself.
-    save_file({name: tensor.clone() for name, tensor in state.items()}, fresh, {"format": "pt"})
+    fresh.write_bytes(serialised({name: tensor.clone() for name, tensor in state.items()}, {"format": "pt"}))
     fresh.replace(folder / WEIGHTS)
     fresh = folder / f".{RECORD}.tmp"
     fresh.write_text(dumps(record), encoding="utf-8")

@@ -28,4 +28,5 @@ def write_reports(report: Report, plan: Plan, folder: Path, final: Path) -> None
         PLAN: plan_text(plan, final, parts),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        # A file's name need not be text in any encoding; in JSON, this is even the right way to write such a one.
+        (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -201,6 +201,15 @@ def _diverged(path: Path, net: nn.Module) -> None:
     torch.save(weights, path)
 
 
+def _with(changes: dict[str, torch.Tensor]) -> Callable[[Path, nn.Module], object]:
+    """A state dict with some of its tensors exchanged."""
+
+    def write(path: Path, net: nn.Module) -> None:
+        torch.save({**net.state_dict(), **changes}, path)
+
+    return write
+
+
 REFUSED: dict[str, tuple[Callable[[Path, nn.Module], object], dict[str, Any], type[HardenError], str]] = {
     "empty": (lambda p, _: p.write_bytes(b""), {}, BadModel, "empty"),
     "junk": (lambda p, _: p.write_bytes(b"\x01\x02" * 500), {}, BadModel, "no known model format"),
@@ -218,6 +227,20 @@ REFUSED: dict[str, tuple[Callable[[Path, nn.Module], object], dict[str, Any], ty
         "trunc",
     ),
     "nan": (_diverged, {}, BadModel, "NaN"),
+    "infinite": (_with({"0.weight": torch.full((8, 3, 3, 3), torch.inf)}), {}, BadModel, "NaN or infinite"),
+    "negative variance": (_with({"1.running_var": -torch.ones(8)}), {}, BadModel, "an ordinary image with NaN"),
+    "out of range": (_with({"0.weight": torch.full((8, 3, 3, 3), 3e38)}), {}, BadModel, "an ordinary image with NaN"),
+    "a filter of size zero": (_with({"0.weight": torch.zeros(0, 3, 3, 3)}), {}, Mismatch, "[0, 3, 3, 3]"),
+    "a stray tensor of size zero": (_with({"more": torch.zeros(0)}), {}, Mismatch, "more [0] is not part"),
+    "no class at all": (_with({"8.weight": torch.zeros(0, 16), "8.bias": torch.zeros(0)}), {}, BadModel, "no logits"),
+    "integers": (_with({"0.weight": torch.ones(8, 3, 3, 3, dtype=torch.int8)}), {}, BadModel, "int8 numbers"),
+    "complex": (_with({"0.weight": torch.ones(8, 3, 3, 3) + 0j}), {}, BadModel, "complex64 numbers"),
+    "one logit for two classes": (
+        _with({"8.weight": torch.ones(1, 16), "8.bias": torch.ones(1)}),
+        {"classes": ["no", "yes"]},
+        BadData,
+        "returns two logits",
+    ),
     "no weights": (lambda p, _: torch.save({"epoch": 3}, p), {}, BadModel, "without any weights"),
     "a folder": (lambda p, _: p.mkdir(), {}, BadModel, "folder"),
     "nothing there": (lambda _p, _n: None, {}, BadModel, "cannot be read"),
