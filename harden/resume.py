@@ -43,7 +43,7 @@ DAYS = 7
 """After which what a run left is thrown away by the next one beside it."""
 WORTH = 20.0
 """Seconds: a run that has not taken as long is repeated sooner than kept, unless --resume was asked for."""
-_AFTERWARDS = ("latency", "opset", "embed_preprocessing", "kinds", "provider", "policy")
+_AFTERWARDS = ("latency", "opset", "kinds", "provider", "embed_preprocessing", "policy")
 _BY_CONTENT = ("model", "clean_dir", "verify_dir", "contract", "trigger", "trigger_dir", "mask", "arch")
 
 Value = TypeVar("Value")

@@ -60,7 +60,7 @@ def forbidden(*_: object, **__: object) -> Any:
     [
         ("harden.stages.prune", ["recover"]),
         ("harden.stages.repair", ["recover", "prune"]),
-        ("harden.pipeline.export_draft", ["recover", "prune", "repair"]),
+        ("harden.pipeline.write_files", ["recover", "prune", "repair"]),
     ],
 )
 def test_it_goes_on_and_ends_the_same(
