@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harden.asking import ask
 from harden.errors import INCONCLUSIVE, MAY_SHIP, POLICY_SAYS_NO, UNSAFE, BadOutput, UsageError
 from harden.options import Format
 from harden.plan import Plan, plan_text, seconds, settle
@@ -61,7 +62,7 @@ def demo(flags: Mapping[str, Any]) -> int:
 
 def _report(plan: Plan, flags: Mapping[str, Any], verb: str) -> int:
     """Runs a verb that ends in a report, and prints it in the form that was asked for."""
-    plan.need("model", "MODEL"), plan.need("clean_dir", "--clean-dir")
+    ask(plan, verb)
     if flags["dry_run"]:
         return dry_run(plan, verb)
     with working(flags["quiet"]) as progress:

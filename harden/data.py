@@ -161,7 +161,8 @@ def check_preprocessing(
         raise BadData(
             f"only {accuracy} of the {accuracy.total} clean images get their class ({100 * chance:.1f} % would by "
             "guessing): the preprocessing or the order of the classes must be wrong",
-            hint="check mean, std, input_size and classes in the contract against the training script",
+            hint="give --mean, --std and --input-size as the training script has them, and in model.toml "
+            "classes = [...] in the order of the logits",
         )
 
 

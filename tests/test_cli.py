@@ -116,7 +116,9 @@ def test_the_whole_job_with_a_known_trigger(sample: Path, tmp_path: Path) -> Non
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("0.0 % (0 of 120)") == 2  # the file in ONNX Runtime, and the rebuilt network
 
-    taken = harden("clean", sample / "model.pt", "--clean-dir", sample / "data", "--out", run)
+    taken = harden(
+        "clean", sample / "model.pt", "--arch", f"{sample / 'net.py'}:net", "--clean-dir", sample / "data", "--out", run
+    )
     assert taken.returncode == 3
     assert "exists already" in taken.stderr
 
@@ -165,8 +167,8 @@ def test_verify_of_the_accuracy_alone_never_says_may_ship(sample: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["clean"], 2, "MODEL is missing"),
-        (["clean", "model.pt"], 2, "--clean-dir is missing"),
+        (["clean"], 2, "harden clean MODEL --clean-dir DIR"),
+        (["clean", "model.pt"], 2, "harden clean model.pt --clean-dir DIR --arch FILE.py:FUNCTION"),
         (["clean", "model.pt", "--clean-dri", "x"], 2, "--clean-dir"),
         (["cleen"], 2, "clean"),
         (["clean", "nowhere.pt", "--clean-dir", "data"], 3, "nowhere.pt"),

@@ -25,6 +25,7 @@ _MEANING = {
     "std": "the standard deviation that they are then divided by",
     "input_size": "channels, height and width of the images that go in",
 }
+PREPARATION = ("input_size", "mean", "std")
 MAX_SIDE = 4096
 ONE_LOGIT = (
     "it says yes or no by one number: give --arch FILE.py:FUNCTION for a network around it that returns two logits, "
@@ -142,6 +143,11 @@ def published(spec: str | None) -> dict[str, Any]:
     return {}
 
 
+def unsaid(sources: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, ...]:
+    """What no source says, of all that has to be known to prepare images."""
+    return tuple(k for k in PREPARATION if all(entries.get(k) is None for _, entries in sources))
+
+
 def settle(
     sources: Sequence[tuple[str, Mapping[str, Any]]], logits: int | None, folders: Sequence[str] | None
 ) -> tuple[Contract, tuple[Finding, ...]]:
@@ -151,7 +157,7 @@ def settle(
         for key, value in entries.items():
             if value is not None:
                 said.setdefault(key, (value, source))
-    absent = [key for key in ("input_size", "mean", "std") if key not in said]
+    absent = unsaid(sources)
     if absent:
         lines = "\n".join(f"  {key}: {_MEANING[key]}, e.g. {_FLAGS[key]}" for key in absent)
         raise UsageError(

@@ -53,6 +53,8 @@ class Inspection:
     uses: Mapping[str, str]
     """What inspect, scan, verify and clean can do with it, or what they lack."""
     remarks: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    """What the other verbs would still have to be told: arch, input_size, mean, std."""
 
 
 def load(
@@ -121,6 +123,8 @@ def inspect(
         guessed = guess({n: t.size for n, t in weights.stored.items()})
     known = spec or guessed
     contract, remarks = None, list(contents.remarks)
+    able = uses(contents, known)
+    missing: tuple[str, ...] = () if able["clean"] == "yes" else ("arch",)
     try:
         said.append(((known or "").partition(":")[0], contracts.published(known)))
         logits = None
@@ -133,7 +137,7 @@ def inspect(
         remarks.append(str(error))
     return Inspection(
         scanned.source, contents.about, findings, tuple(layers), known, spec is None and guessed is not None,
-        contract, uses(contents, known), tuple(remarks),
+        contract, able, tuple(remarks), (*missing, *contracts.unsaid(said)),
     )  # fmt: skip
 
 

@@ -127,8 +127,8 @@ def show_inspection(found: Inspection, console: Console) -> None:
     for f in found.findings:
         place = f" ({f.location})" if f.location else ""
         console.print(f"[yellow]{f.severity}[/] {plain(f.rule)}: {plain(f.message + place)}", soft_wrap=True)
-    for remark in found.remarks:
-        console.print(plain(remark))
+    for line in "\n".join(found.remarks).splitlines():
+        console.print(plain(line))
     for verb, what in found.uses.items():
         console.print(f"  {verb:<8} {plain(what)}")
 
