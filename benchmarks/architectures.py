@@ -1,10 +1,10 @@
 """Which architectures can be pruned for real: one row for each network of torchvision and timm, written as it goes.
 
-    python benchmarks/architectures.py docs/architectures.md            the whole matrix
-    python benchmarks/architectures.py - resnet18 timm:hrnet_w18_small  a few, to the screen
+    python -m benchmarks.architectures docs/architectures.md            the whole matrix, on from where it stands
+    python -m benchmarks.architectures - resnet18 timm:hrnet_w18_small  a few, to the screen
 
-Random weights with randomised statistics, three filters closed in each of up to six layers spread over the
-network, no accuracy guard and no alignment, so that every layer is really tried. The result is held against a
+Each network gets random weights and statistics, and three filters are closed in each of up to six layers spread over
+it, with no accuracy guard and no alignment, so that every layer is really tried. The result is held against a
 reference that the surgery knows nothing of: the original network in float64 in which the consumers' weights for the
 removed channels are zero, and the refused filters are forced to zero by hooks. And the network is built again from
 its record.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 
@@ -198,21 +198,45 @@ def rows(specs: list[str]) -> Iterator[dict[str, str]]:
             yield {"network": spec, "result": f"CRASH {type(error).__name__}: {error}"[:160].replace("\n", " ")}
 
 
+COLUMNS = (
+    "network", "convolutions", "result", "layers cut", "filters gone", "parameters", "error", "seconds",
+    "why the rest stays",
+)  # fmt: skip
+
+
+def page(found: Mapping[str, dict[str, str]]) -> str:
+    """docs/architectures.md."""
+    head = ["# What can be pruned", "", (__doc__ or "").split("\n\n")[2].replace("\n", " ").strip(), ""]
+    lines = [*head, line(dict.fromkeys(COLUMNS, "") | {c: c for c in COLUMNS}), "|" + "---|" * len(COLUMNS)]
+    lines += [line(row) for row in found.values()]
+    results = Counter(row["result"].split()[0] for row in found.values())
+    return "\n".join([*lines, "", ", ".join(f"{n} {result}" for result, n in sorted(results.items())) + ".", ""])
+
+
+def line(row: Mapping[str, str]) -> str:
+    return "| " + " | ".join(row.get(column, "") for column in COLUMNS) + " |"
+
+
+def read_page(path: Path) -> dict[str, dict[str, str]]:
+    """The rows that a page has already, by network; those that crashed are tried again."""
+    if not path.is_file():
+        return {}
+    lines = [text for text in path.read_text(encoding="utf-8").splitlines() if text.startswith("| ")]
+    cells = [[cell.strip() for cell in text.strip("|").split("|")] for text in lines]
+    found = {row[0]: dict(zip(COLUMNS, row, strict=False)) for row in cells[1:]}
+    return {name: row for name, row in found.items() if not row["result"].startswith("CRASH")}
+
+
 def main() -> None:
     target, *only = sys.argv[1:]
-    specs = only or NETWORKS
-    columns = ["network", "convolutions", "result", "layers cut", "filters gone", "parameters", "error", "seconds"]
-    columns.append("why the rest stays")
-    head = ["# What can be pruned", "", (__doc__ or "").split("\n\n")[2].replace("\n", " "), ""]
-    lines = [*head, "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    results: Counter[str] = Counter()
-    for row in rows(specs):
-        results[row["result"].split()[0]] += 1
-        lines.append("| " + " | ".join(row.get(column, "") for column in columns) + " |")
-        print(lines[-1], flush=True)
+    found = {} if target == "-" else read_page(Path(target))
+    for row in rows([spec for spec in only or NETWORKS if spec not in found]):
+        found[row["network"]] = row
+        print(line(row), flush=True)
         if target != "-":
-            foot = ["", ", ".join(f"{number} {result}" for result, number in sorted(results.items())) + ".", ""]
-            Path(target).write_text("\n".join([*lines, *foot]), encoding="utf-8")
+            Path(target).write_text(page(found), encoding="utf-8")
+    if target != "-":
+        Path(target).write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

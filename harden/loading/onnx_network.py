@@ -7,6 +7,7 @@ named, all of them at once. What is built has to agree with ONNX Runtime on the 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from harden.loading.onnx_ops import LAYERS, OPERATORS, UnsupportedError
 
 TOLERANCE = 1e-3
 """Largest relative difference to ONNX Runtime: float32 sums in another order, over a hundred layers."""
+MAX_BATCH = 256
+"""Images that a file may ask for at once."""
+FREE_BATCH = "ask for a file that was exported with a free batch size (dynamic axes), or for the weights"
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,13 @@ class Step:
 class OnnxNetwork(nn.Module):
     """Runs the graph step by step."""
 
-    def __init__(self, steps: list[Step], entry: str, exit_: str, numbers: dict[str, Any]) -> None:
+    def __init__(
+        self, steps: list[Step], entry: str, exit_: str, numbers: dict[str, Any], batch: int | None = None
+    ) -> None:
         super().__init__()
         self.steps, self.entry, self.exit = steps, entry, exit_
+        self.batch = batch
+        """The only number of images that the file was exported for, if there is such a one."""
         self.numbers = numbers
         """Constants that are shapes, axes and the like."""
         self.constants: dict[str, str] = {}
@@ -52,6 +60,8 @@ class OnnxNetwork(nn.Module):
             values[name] = getattr(self, buffer)
         for step in self.steps:
             inputs = [values[name] for name in step.inputs]
+            if step.operator == "Reshape" and self.batch is not None:
+                inputs[1] = freed(inputs[1], inputs[0], self.batch, len(images))
             if step.layer:
                 result = getattr(self, step.layer)(inputs[0])
             else:
@@ -62,6 +72,21 @@ class OnnxNetwork(nn.Module):
                 parts = result if isinstance(result, tuple | list) else (result,)
                 values.update(zip(step.outputs, parts, strict=False))
         return values[self.exit]
+
+
+def freed(shape: list[Any], x: Any, fixed: int, images: int) -> list[Any]:
+    """The shape that a graph for `fixed` images gives x, for another number of images, and for fewer channels."""
+    if not isinstance(x, Tensor) or not shape or shape[0] != fixed or x.shape[0] != images:
+        return shape
+    if len(shape) == 2 and x.dim() > 2:
+        return [images, -1]
+    return [images, *shape[1:]] if -1 in shape or x.numel() != math.prod(shape) else shape
+
+
+def _fixed_batch(graph: Any, entry: str) -> int | None:
+    """The number of images that a graph takes, if it takes no other."""
+    dims = next(value for value in graph.input if value.name == entry).type.tensor_type.shape.dim
+    return (dims[0].dim_value or None) if dims else None
 
 
 def build(data: bytes) -> nn.Module:
@@ -83,11 +108,14 @@ def build(data: bytes) -> nn.Module:
             f"the ONNX graph uses operators that cannot be imported: {named}",
             hint="ask for the PyTorch weights and their architecture; only float image classifiers are imported",
         )
-    network = OnnxNetwork([], entries[0], graph.output[0].name, {})
+    network = OnnxNetwork([], entries[0], graph.output[0].name, {}, _fixed_batch(graph, entries[0]))
     for node in graph.node:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "Constant":
             held[node.output[0]] = _constant(attributes, numpy_helper)
+            continue
+        if node.op_type == "Identity" and node.input[0] in held:  # how torch's older exporter shares equal weights
+            held[node.output[0]] = held[node.input[0]]
             continue
         step = Step(node.op_type, tuple(node.input), tuple(o for o in node.output if o), _plain(attributes))
         try:
@@ -164,7 +192,10 @@ def check(module: nn.Module, data: bytes, size: tuple[int, int, int]) -> None:
     """Holds the imported network against ONNX Runtime on the same bytes; BadModel where they differ."""
     import onnxruntime as ort
 
-    images = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    count = (module.batch if isinstance(module, OnnxNetwork) else None) or 1
+    if count > MAX_BATCH:
+        raise BadModel(f"the ONNX file takes {count} images at once and no other number", hint=FREE_BATCH)
+    images = torch.rand(count, *size, generator=torch.Generator().manual_seed(0))
     ort.set_default_logger_severity(4)
     try:
         session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -173,6 +204,9 @@ def check(module: nn.Module, data: bytes, size: tuple[int, int, int]) -> None:
         raise BadModel(f"ONNX Runtime cannot run this file: {str(error)[:200]}") from None
     with torch.no_grad():
         got = module(images)
+        among = module(torch.cat([images, images.flip(3)]))[:count]
+    if among.shape != got.shape or not (among - got).abs().max() <= TOLERANCE * got.abs().max().clamp_min(1e-6):
+        raise BadModel(f"the ONNX graph answers {count} images otherwise among others than alone", hint=FREE_BATCH)
     difference = (got - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
     if got.shape != expected.shape or not difference <= TOLERANCE:
         raise BadModel(

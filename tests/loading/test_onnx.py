@@ -17,15 +17,15 @@ from harden.loading import inspect, load
 PIXELS = [3, 8, 8]
 
 
-def graph(extra: list[onnx.NodeProto] | None = None, *, end: str = "logits") -> onnx.ModelProto:
-    """Convolution, ReLU, mean, product: by hand, with a free batch size."""
+def graph(extra: list[onnx.NodeProto] | None = None, *, end: str = "logits", batch: int | str = "n") -> onnx.ModelProto:
+    """Convolution, ReLU, mean, product: by hand, with a free batch size unless one is given."""
     rng = np.random.default_rng(0)
     weights = {
         "conv.weight": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
         "conv.bias": rng.standard_normal(4).astype(np.float32),
         "fc.weight": rng.standard_normal((5, 4)).astype(np.float32),
         "fc.bias": rng.standard_normal(5).astype(np.float32),
-        "shape": np.array([0, 4], dtype=np.int64),
+        "shape": np.array([0 if batch == "n" else batch, 4], dtype=np.int64),
     }
     nodes = [
         helper.make_node("Conv", ["images", "conv.weight", "conv.bias"], ["a"], pads=[1, 0, 0, 1], strides=[2, 1]),
@@ -39,8 +39,8 @@ def graph(extra: list[onnx.NodeProto] | None = None, *, end: str = "logits") -> 
         helper.make_graph(
             nodes,
             "g",
-            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", *PIXELS])],
-            [helper.make_tensor_value_info(end, TensorProto.FLOAT, ["n", 5])],
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, *PIXELS])],
+            [helper.make_tensor_value_info(end, TensorProto.FLOAT, [batch, 5])],
             [numpy_helper.from_array(array, name) for name, array in weights.items()],
         ),
         opset_imports=[helper.make_opsetid("", 18)],
@@ -70,6 +70,41 @@ def test_it_agrees_with_onnx_runtime(tmp_path: Path) -> None:
     with torch.no_grad():
         got = load(path, mean=[0], std=[1]).module(images).numpy()
     assert np.abs(got - expected).max() < 1e-5  # one convolution and one product in float32
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_graph_for_one_batch_size_takes_any(tmp_path: Path, batch: int) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(graph(batch=batch).SerializeToString())
+    images = torch.rand(12, *PIXELS)
+    session = ort.InferenceSession(path)
+    parts = [session.run(None, {"images": part.numpy()})[0] for part in images.split(batch)]
+    module = load(path, mean=[0], std=[1]).module
+    with torch.no_grad():
+        assert np.abs(module(images).numpy() - np.concatenate(parts)).max() < 1e-5
+        assert np.abs(module(images[:3]).numpy() - np.concatenate(parts)[:3]).max() < 1e-5
+
+
+def test_a_graph_that_mixes_its_images_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    mixed = helper.make_node("ReduceMean", ["logits"], ["mean"], axes=[0], keepdims=1)
+    less = helper.make_node("Sub", ["logits", "mean"], ["less"])
+    model = graph([mixed, less], end="less")
+    model.opset_import[0].version = 17  # axes as an attribute
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BadModel, match="otherwise among others than alone"):
+        load(path, mean=[0], std=[1])
+
+
+def test_weights_that_are_shared_by_identity_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    model = graph()
+    model.graph.node[0].input[1] = "same"
+    model.graph.node.insert(0, helper.make_node("Identity", ["conv.weight"], ["same"]))
+    path.write_bytes(model.SerializeToString())
+    (conv,) = [m for m in load(path, mean=[0], std=[1]).module.modules() if isinstance(m, nn.Conv2d)]
+    assert torch.equal(conv.weight, torch.from_numpy(numpy_helper.to_array(model.graph.initializer[0]).copy()))
 
 
 def test_unknown_operators_are_all_named(tmp_path: Path) -> None:

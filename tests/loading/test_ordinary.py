@@ -1,0 +1,18 @@
+"""A short run of benchmarks/ordinary.py: what people really send is opened, and is what they sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import ordinary
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("network", ["mobilenet_v3_small", "timm:lcnet_050"])
+def test_every_form_of_a_network_is_opened(network: str) -> None:
+    pytest.importorskip(network.partition(":")[0] if ":" in network else "torchvision")
+    (files,) = ordinary.rows([network])
+    found = {row["form"]: (row["outcome"], row["why"]) for row in files if row["form"] != "guess"}
+    forms = set(ordinary.FORMS) - (set() if network.startswith("timm:") else {"timm folder"})
+    assert found == dict.fromkeys(forms, ("same", ""))
+    assert files[0]["outcome"] == "True"  # recognised from its weights alone
