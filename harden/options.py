@@ -82,6 +82,12 @@ DryRun = Annotated[bool, _method("--dry-run", help="Print what would be done, an
 
 PolicyFile = Annotated[str | None, _result("--policy", help="policy.toml, or lenient, default, strict: what may ship.")]
 Out = Annotated[Path | None, _result("--out", help="A new folder; default: harden-runs/<model>-<time>.")]
+TargetSpeedup = Annotated[
+    float | None, _method("--target-speedup", help="Cut on until the file is so many times as fast: 1.5.")
+]
+MaxSize = Annotated[str | None, _method("--max-size", help="Cut on until the file is as small: 500kB, 2MB.")]
+MaxDrop = Annotated[float | None, _method("--max-drop", help="Points of accuracy that this may cost; default: 1.")]
+
 Kinds = Annotated[
     str | None, _result("--kinds", help="Files besides fp32: fp16 (GPUs), int8 (CPUs), pt2; such as fp32,int8.")
 ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harden.types import (
+    Budgeted,
     ClassEvidence,
     Contract,
     Cost,
@@ -51,6 +52,8 @@ class Cut:
     refusals: tuple[Refusal, ...] = ()
     rounds: tuple[Round, ...] = ()
     stopped_because: str = ""
+    budget: Budgeted | None = None
+    """What the file was to reach, if anybody asked."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def clean(plan: Plan, folder: Path, progress: Progress | None = None, kept: Kept
         exported = write_files(Parcel(healed, suspect.contract, splits, triggers, about, model), plan, draft)
         rebuild.save(healed, draft, suspect.source)
     report = replace(report, export=exported, data=report.data + kept.findings)
-    if evidence.status != "clean":
+    if evidence.status != "clean" or healed.removed:
         report = replace(report, pruned=stages.cut_of(healed), after=after)
     report = replace(report, verdict=judge(report, plan.policy))
     return publish(report, draft, folder)

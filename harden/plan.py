@@ -65,6 +65,12 @@ class Plan:
     """Layers that are cut end at multiples of so many filters."""
     max_cut_drop: float = 0.01
     """What removing filters may cost in accuracy, beyond closing the guilty ones."""
+    target_speedup: float | None = None
+    """Times as fast as the original the file has to be: filters of little use go as well."""
+    max_size: int | None = None
+    """Bytes of the largest file that ships: the same; and the policy's max_bytes."""
+    max_drop: float = 1.0
+    """Points of accuracy that either may cost."""
     opset: int = 20
     kinds: tuple[str, ...] = ("fp32",)
     """Files to write: fp32, and any of fp16, int8, pt2."""
@@ -134,6 +140,8 @@ def _with(plan: Plan, values: Mapping[str, Any], origin: str, folder: Path) -> P
         else:
             changes[key] = KINDS[key](value, f"{where}: {key}", folder)
     bounds = {key: POLICY_BOUNDS[key](values[key], f"{where}: {key}", folder) for key in POLICY_BOUNDS if key in values}
+    if "max_size" in changes:
+        bounds["max_bytes"] = changes["max_size"]
     if bounds:
         changes["policy"] = replace(changes.get("policy", plan.policy), **bounds)
     return replace(plan, **changes, origins={**plan.origins, **dict.fromkeys(values, origin)})
@@ -230,11 +238,29 @@ def _share(value: Any, where: str, folder: Path) -> float:  # noqa: ARG001
     return float(value)
 
 
-def _points(value: Any, where: str, folder: Path) -> float:  # noqa: ARG001
-    """Per cent of the images, as a share."""
+def _percent(value: Any, where: str, folder: Path) -> float:  # noqa: ARG001
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
         raise UsageError(f"{where} is points of accuracy from 0 to 100, and {value!r} came.")
-    return value / 100
+    return float(value)
+
+
+def _points(value: Any, where: str, folder: Path) -> float:
+    """Per cent of the images, as a share."""
+    return _percent(value, where, folder) / 100
+
+
+def _factor(value: Any, where: str, folder: Path) -> float:  # noqa: ARG001
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < math.inf:
+        raise UsageError(f"{where} is how many times as fast, at least 1, and {value!r} came.")
+    return float(value)
+
+
+def _bytes(value: Any, where: str, folder: Path) -> int:  # noqa: ARG001
+    """2000000, "500kB", "2MB" or "1.5 GB"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", str(value), re.IGNORECASE)
+    if match is None or isinstance(value, bool) or not float(match[1]):
+        raise UsageError(f"{where} is a size such as 500kB or 2MB, and {value!r} came.")
+    return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
 
 
 def _numbers(number: type[int] | type[float]) -> Callable[[Any, str, Path], tuple[Any, ...]]:
@@ -301,6 +327,9 @@ KINDS: dict[str, Callable[[Any, str, Path], Any]] = {
     "method": _text,
     "align": _whole(1),
     "max_cut_drop": _share,
+    "target_speedup": _factor,
+    "max_size": _bytes,
+    "max_drop": _percent,
     "opset": _whole(1),
     "kinds": _file_kinds,
     "provider": _text,

@@ -13,13 +13,16 @@ from harden import measure as measuring
 from harden.data import check_preprocessing, class_folders, read_samples
 from harden.errors import UsageError
 from harden.loading import load
-from harden.network import Classifier, predict
+from harden.network import Classifier, predict, units
 from harden.outcome import Cut, Scan
 from harden.plan import Plan
+from harden.pruning.budget import Budget, shrink
 from harden.pruning.surgery import operate
+from harden.repair.regain import Regain
 from harden.spelling import nearest
 from harden.triggers.given import Given, from_directory, from_function, from_picture
 from harden.types import (
+    Budgeted,
     Contract,
     Evidence,
     Method,
@@ -31,6 +34,9 @@ from harden.types import (
     Suspect,
     Trigger,
 )
+
+LABELS = 8192
+"""Bytes of an ONNX file that are set aside for what it says about itself, besides the filters removed."""
 
 
 def open_suspect(plan: Plan) -> Suspect:
@@ -112,7 +118,25 @@ def prune(method: Method, model: Classifier, splits: Splits, evidence: Evidence,
     proposal = Proposal((), stopped_because="nothing was found that would have to go")
     if method.prune is not None and evidence.status != "clean":
         proposal = method.prune(model, splits, evidence, run)
+    if plan.target_speedup is not None or plan.max_size is not None:
+        return shrunk(model, proposal, splits, plan, run)
     return operate(model, proposal, splits, run, align=plan.align, max_accuracy_drop=plan.max_cut_drop)
+
+
+def shrunk(model: Classifier, proposal: Proposal, splits: Splits, plan: Plan, run: Run) -> Pruned:
+    """After what is guilty, as much as the budget of the file asks for and accuracy allows."""
+    about = LABELS + 8 * sum(unit.width for unit in units(model).values())  # what the file says about itself
+    wanted = Budget(
+        speedup=plan.target_speedup,
+        max_bytes=None if plan.max_size is None else max(0, plan.max_size - about),
+        max_drop=plan.max_drop / 100,
+        provider=plan.provider,
+    )
+    found = shrink(
+        model, proposal, splits, run, wanted, lambda cut: Regain()(cut, model, splits, run), align=plan.align
+    )
+    told = Budgeted(plan.target_speedup, plan.max_size, wanted.max_drop, found.reached, found.ended_by, found.attempts)
+    return replace(found.pruned, budget=told)
 
 
 def repair(
@@ -145,4 +169,5 @@ def cut_of(pruned: Pruned) -> Cut:
         refusals=pruned.refusals,
         rounds=pruned.rounds,
         stopped_because=pruned.stopped_because,
+        budget=pruned.budget,
     )

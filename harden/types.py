@@ -221,6 +221,34 @@ class LayerWidth:
     after: int
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One share of every layer that was cut to keep to a budget."""
+
+    share: float
+    bytes: int
+    speedup: float
+    speedup_low: float
+    reached: bool
+    accuracy: Rate | None = None
+    """After relearning, on the split made for choosing; None where it did not come to that."""
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """What the file was to reach, and what came of it."""
+
+    speedup: float | None
+    """Times as fast as the original, one image, one thread."""
+    max_bytes: int | None
+    max_drop: float
+    """Share of accuracy that this might cost, on the split made for choosing."""
+    reached: bool
+    ended_by: str
+    """Which budget ended the search, in a sentence."""
+    attempts: tuple[Attempt, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Pruned:
     """The smaller network and the record of how it became so."""
@@ -236,6 +264,8 @@ class Pruned:
     """What pruning.json holds: enough to rebuild the module from the original architecture."""
     rounds: tuple[Round, ...] = ()
     stopped_because: str = ""
+    budget: Budgeted | None = None
+    """None where nobody asked for a smaller or faster file."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 from harden.outcome import Cut, Exported, Parity, Picture, Report, Scan, ShippedFile, Speed, Variant, Withheld
 from harden.types import (
     AttackResult,
+    Attempt,
+    Budgeted,
     Check,
     ClassEvidence,
     Contract,
@@ -113,3 +115,10 @@ def with_kinds(run: Report, accuracy: Rate = ALL_RIGHT, asr: Rate = PASSED.asr, 
         withheld=(Withheld("fp16", "not worth it here: it is no faster"),),
     )
     return replace(run, export=export)
+
+
+def with_budget(run: Report) -> Report:
+    """The same run, in which a speed was asked for and reached."""
+    assert run.pruned is not None
+    tries = Attempt(0.5, 900, 2.0, 1.9, True), Attempt(0.4, 950, 1.6, 1.55, True, Rate(99, 100))
+    return replace(run, pruned=replace(run.pruned, budget=Budgeted(1.5, None, 0.01, True, "reached: 1.5 times", tries)))

@@ -109,6 +109,9 @@ def test_the_text_says_where_each_setting_came_from(tmp_path: Path) -> None:
         ({"blend": 1.5}, "", "0 to 1"),
         ({"kinds": "fp32,int9"}, "", "Did you mean 'int8'?"),
         ({"max_int8_drop": 101.0}, "", "points of accuracy from 0 to 100"),
+        ({"max_drop": -1.0}, "", "points of accuracy from 0 to 100"),
+        ({"target_speedup": 0.5}, "", "at least 1"),
+        ({"max_size": "2 miles"}, "", "500kB or 2MB"),
         ({}, "[policy]\nmin_image = 3", "Did you mean 'min_images'?"),
     ],
 )
@@ -130,6 +133,14 @@ def test_what_int8_may_lose_becomes_a_bound_of_the_policy(tmp_path: Path) -> Non
     again = tmp_path / "again"
     again.mkdir()
     assert settle({}, plan_file(again, plan_text(plan, again))).policy == plan.policy
+
+
+@pytest.mark.parametrize(("asked", "count"), [("2MB", 2_000_000), ("1.5 kb", 1500), ("300", 300), (300, 300)])
+def test_a_size_is_also_what_the_policy_lets_ship(asked: Any, count: int, tmp_path: Path) -> None:
+    plan = settle({"max_size": asked})
+    assert (plan.max_size, plan.policy.max_bytes) == (count, count)
+    again = settle({}, plan_file(tmp_path, plan_text(plan, tmp_path)))
+    assert (again.max_size, again.policy.max_bytes) == (count, count)
 
 
 def test_a_signing_key_is_told_to_nobody() -> None:

@@ -24,7 +24,7 @@ from harden.network import Classifier, Unit, units
 from harden.pruning import guard
 from harden.pruning.channels import Reach
 from harden.pruning.surgery import Graph, operate
-from harden.types import Filter, Proposal, Pruned, Rate, Run, Splits
+from harden.types import Attempt, Filter, Proposal, Pruned, Rate, Run, Splits
 from harden_export.candidate import Stopwatch
 
 MOST = 0.9
@@ -51,19 +51,8 @@ class Budget:
     """Networks that are exported and timed."""
     seconds: float = 1.0
     """For the timing of each."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One share that was tried."""
-
-    share: float
-    bytes: int
-    speedup: float
-    speedup_low: float
-    reached: bool
-    accuracy: Rate | None = None
-    """After relearning; None where it did not come to that."""
+    provider: str = "cpu"
+    """Of ONNX Runtime, that they are timed on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +89,11 @@ def shrink(
         return replace(done, stopped_because=proposal.stopped_because)
 
     with Stopwatch(
-        model.network, input_size=model.contract.input_size, threads=budget.threads, seconds=budget.seconds
+        model.network,
+        input_size=model.contract.input_size,
+        threads=budget.threads,
+        seconds=budget.seconds,
+        provider=budget.provider,
     ) as stopwatch:
 
         def attempt(share: float) -> tuple[Pruned, Attempt]:

@@ -79,7 +79,8 @@ def _show_export(report: Report, console: Console) -> None:
     console.print(table)
     notes = [f"{file.path}: {file.note}" for file in words.files(export) if file.note]
     speeds = [words.speed(s) for s in export.latency if s.name == "hardened" and s.threads == 1]
-    for line in (*notes, *words.withheld(export), *speeds):
+    told = [line] if (line := words.budget(report)) else []
+    for line in (*notes, *words.withheld(export), *speeds, *told):
         console.print(plain(line), soft_wrap=True)
 
 

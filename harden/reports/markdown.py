@@ -61,6 +61,7 @@ def _details(report: Report) -> list[str]:
         files = [(f.path, f.size, f.accuracy, f.attack_success, f.parity, f.note) for f in words.files(report.export)]
         head = ("file", "size", "accuracy", "attack success", "against the network", "")
         told = [f"- {text(line)}" for line in (*words.withheld(report.export), *words.speeds(report.export))]
+        told += [f"- {text(line)}"] if (line := words.budget(report)) else []
         lines += fold("Files", [*table(head, files), "", *told])
     if report.pruned is not None and report.pruned.layers:
         layers = [(layer.name, str(layer.before), str(layer.after)) for layer in report.pruned.layers]

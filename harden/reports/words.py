@@ -214,6 +214,12 @@ def speeds(export: Exported) -> Iterator[str]:
     return (speed(s) for s in export.latency if (s.name, s.kind) != ("original", "fp32"))
 
 
+def budget(report: Report) -> str:
+    """Which budget ended the search; empty where there was none."""
+    found = report.pruned.budget if report.pruned is not None else None
+    return f"Budget {found.ended_by}." if found is not None else ""
+
+
 def withheld(export: Exported) -> Iterator[str]:
     """Kinds that were asked for and not written."""
     return (f"{w.kind} was not written: {w.reason}" for w in export.withheld)

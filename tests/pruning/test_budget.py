@@ -11,11 +11,17 @@ import torch
 from torch import nn
 
 from benchmarks.architectures import randomised
+from harden import stages
 from harden.errors import UsageError
+from harden.methods.clp import clp
 from harden.network import Classifier, predict
+from harden.plan import Plan
 from harden.pruning import budget
 from harden.pruning.budget import Budget, shrink
-from harden.types import Contract, Filter, Images, Proposal, Run, Splits
+from harden.pruning.guard import accuracy
+from harden.repair.regain import Regain
+from harden.repair.train import Schedule
+from harden.types import Contract, Evidence, Filter, Images, Proposal, Run, Splits
 from harden_export.candidate import Candidate, Stopwatch
 from harden_export.latency import Latency
 
@@ -178,6 +184,35 @@ def test_the_model_is_given_back_as_it_was(model: Classifier, splits: Splits) ->
     before = state()
     shrink(model, Proposal(()), splits, Run(), Budget(max_bytes=10**9, tries=1), nothing)
     assert state() == before
+
+
+@pytest.mark.usefixtures("scales")
+def test_a_clean_model_is_cut_too_where_the_plan_asks_for_it(
+    model: Classifier, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Regain, "__call__", lambda *_: {})
+    evidence = Evidence("clean", (), (), ())
+    assert stages.prune(clp(), model, splits, evidence, Plan(), Run()).budget is None
+    limit = weight(model.network) // 2 + 20_000
+    pruned = stages.prune(clp(), model, splits, evidence, Plan(max_size=limit, max_drop=100.0), Run())
+    assert pruned.budget is not None
+    assert pruned.budget.reached
+    assert pruned.budget.max_bytes == limit
+    assert pruned.removed
+    assert weight(pruned.module) < limit - stages.LABELS, "room is left for what the file says about itself"
+    assert stages.cut_of(pruned).budget == pruned.budget
+
+
+def test_what_relearns_after_the_cut_brings_accuracy_back(model: Classifier, splits: Splits) -> None:
+    hurt = model.copy()
+    with torch.no_grad():
+        hurt.network[4].weight.mul_(0.1)  # type: ignore[index]
+        hurt.network[4].bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))  # type: ignore[index]
+    before = accuracy(hurt, splits.choose)
+    Regain(Schedule(epochs=1, least_steps=40, batch=32, rate=0.05))(hurt, model, splits, Run())
+    after = accuracy(hurt, splits.verify)
+    assert before.value < 0.6
+    assert after.value > before.value + 0.2
 
 
 def test_no_budget_is_an_error(model: Classifier, splits: Splits) -> None:

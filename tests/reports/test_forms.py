@@ -23,7 +23,7 @@ from harden.reports.junit import junit
 from harden.reports.markdown import markdown
 from harden.reports.sarif import LEVELS, MOST_FILTERS, sarif
 from harden.types import AttackResult, Check, ClassEvidence, Filter, Finding, Rate, Refusal, Verdict
-from tests.made import CLASSES, report, with_kinds
+from tests.made import CLASSES, report, with_budget, with_kinds
 
 EVIL = "<script>alert(1)</script>\"'&|`![x](javascript:1)\x1b[31m"
 CHECKS = (
@@ -174,7 +174,8 @@ def test_markdown_shows_what_fails_and_folds_the_rest() -> None:
 
 
 def test_every_kind_is_told_with_its_own_figures() -> None:
-    text = markdown(with_kinds(report(), asr=Rate(30, 300)))
+    text = markdown(with_budget(with_kinds(report(), asr=Rate(30, 300))))
+    assert "Budget reached: 1.5 times." in text
     assert "| model.int8.onnx | 0.3 kB | 100.0 % (400 of 400) | 10.0 % (30 of 300) |" in text
     assert "fp16 was not written: not worth it here: it is no faster" in text
     assert "hardened int8, batch 1, 1 thread: 0.50 ms, 4.00 times as fast as the original (3.80 to 4.20)" in text

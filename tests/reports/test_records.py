@@ -15,14 +15,14 @@ from harden.errors import BadData
 from harden.outcome import Report
 from harden.reports import records
 from harden.types import Check, Rate, Verdict
-from tests.made import report, with_kinds
+from tests.made import report, with_budget, with_kinds
 
 SCHEMA = json.loads((Path(records.__file__).parent / "report.schema.json").read_text(encoding="utf-8"))
 
 
 def variants() -> list[Report]:
     scanned = replace(report(), command="scan", pruned=None, after=None, export=None, pictures=())
-    return [report(), with_kinds(report()), report(status="clean"), report(attacks=()), scanned]
+    return [report(), with_kinds(report()), with_budget(report()), report(status="clean"), report(attacks=()), scanned]
 
 
 @pytest.mark.parametrize("run", variants())

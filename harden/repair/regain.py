@@ -1,0 +1,79 @@
+"""Accuracy comes back after filters went that clean images had some use for.
+
+    x, y    clean images            u = mix a strong(x) + (1 - a) x',  a uniform in [0, 1], x' another image
+    loss    CE( f(x), y ) + distil T^2 KL( f0(.)/T || f(.)/T )     on x and u; f0 is the network before the cut
+
+A few hundred images are too few to learn from by their labels; but f0 can be asked about any picture, and whoever
+answers as it does on thousands of strange ones knows what it knows ("A good teacher is patient and consistent", CVPR
+2022).
+If f0 carries a backdoor, that sleeps: none of these pictures has the trigger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harden.network import Classifier, as_logits
+from harden.repair.augment import CropAndFlip, tolerated
+from harden.repair.train import Schedule, fit
+from harden.types import Images, Run, Splits
+
+
+@dataclass(frozen=True)
+class Regain:
+    """Distilled from the network before the cut, on the images and on mixtures of them."""
+
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(epochs=20, least_steps=400, batch=64, rate=0.05, shape="cosine", clip=1.0)
+    )
+    distil: float = 2.0
+    temperature: float = 2.0
+    contrast: float = 0.4
+    """How much a colour is stretched at most."""
+    brightness: float = 0.15
+    """How much is added to it at most."""
+    padding: int = 6
+    """Of the random crop."""
+
+    def __call__(self, model: Classifier, before: Classifier, splits: Splits, run: Run) -> Mapping[str, Any]:
+        t = self.temperature
+        generator = torch.Generator().manual_seed(run.seed)
+        before.eval()
+
+        def loss(model: Classifier, batch: Images) -> Tensor:
+            asked = torch.cat([batch.pixels, self.mixed(batch.pixels, generator)])
+            with torch.no_grad():
+                teacher = (as_logits(before(asked)) / t).softmax(1)
+            logits = as_logits(model(asked))
+            apart = F.kl_div((logits / t).log_softmax(1), teacher, reduction="batchmean")
+            return F.cross_entropy(logits[: len(batch)], batch.labels) + self.distil * t * t * apart
+
+        return fit(
+            model,
+            splits.tune,
+            loss,
+            self.schedule,
+            run,
+            name="relearning after the cut",
+            augment=tolerated(before, splits.tune, CropAndFlip(padding=3, flip=True), run.seed),
+        )
+
+    def mixed(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Strange pictures that only the teacher can name: moved, mirrored, recoloured, one shining through another."""
+
+        def draw(*shape: int) -> Tensor:
+            return torch.rand(*shape, 1, 1, generator=generator).to(pixels.device)
+
+        n, channels = pixels.shape[:2]
+        moved = CropAndFlip(self.padding, flip=True)(pixels, generator)
+        gain = 1 + self.contrast * (2 * draw(n, channels) - 1)
+        strong = (gain * moved + self.brightness * (2 * draw(n, channels) - 1)).clamp(0, 1)
+        share = draw(n, 1)
+        other = pixels[torch.randperm(n, generator=generator).to(pixels.device)]
+        return share * strong + (1 - share) * other
