@@ -14,6 +14,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -199,3 +200,14 @@ class Page:
     def print(self, path: Path) -> None:
         """The page on paper, as PDF."""
         path.write_bytes(base64.b64decode(self.send("Page.printToPDF", {"printBackground": False})["data"]))
+
+
+def main() -> None:
+    """The first screen of a page: `python -m tests.reports.chromium run/report.html docs/report.png`."""
+    page, picture = map(Path, sys.argv[1:3])
+    with Browser() as browser:
+        browser.open(page, width=1280, height=960).screenshot(picture, whole=False)
+
+
+if __name__ == "__main__":
+    main()
