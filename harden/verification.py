@@ -64,8 +64,7 @@ def verify(
         raise UsageError("--accuracy-only and a trigger both came.", hint="Drop one of them.")
     job = Job.start(plan, progress or Silent())
     path = plan.need("model", "MODEL")
-    if public_key is not None:
-        _signed(path, public_key)
+    signed = [_signed(path, public_key)] if public_key is not None else []
     with job.stage("load"):
         contract, parts, checks = _opened(path, plan, job)
         triggers = stages.given_triggers(plan, contract)
@@ -73,12 +72,12 @@ def verify(
         data, findings = read_images(plan.need("verify_dir", "--data-dir"), contract, progress=job.run.progress)
     with job.stage("measure"):
         files = tuple(_measured(part, contract, data, triggers, job) for part in parts)
-    checks += [check for file in files for check in _checks(file, plan.policy, accuracy_only)]
+    checks = signed + checks + [check for file in files for check in _checks(file, plan.policy, accuracy_only)]
     verdict = Verdict(verdict_of(checks, plan.policy), tuple(checks))
     return Verification(str(path), contract, files, findings, verdict, accuracy_only)
 
 
-def _signed(run: Path, public_key: Path) -> None:
+def _signed(run: Path, public_key: Path) -> Check:
     """Nothing of the folder is opened before this."""
     from harden_export.signing import TamperedError, verify_folder
 
@@ -88,6 +87,7 @@ def _signed(run: Path, public_key: Path) -> None:
         verify_folder(run, public_key)
     except TamperedError as error:
         raise UnsafeFile(error.message, hint=error.hint) from error
+    return Check("signature", None, None, True, f"Every file is as it was signed, with the key of {public_key.name}.")
 
 
 def load_run(folder: Path, arch: str | None = None) -> nn.Module:

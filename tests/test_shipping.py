@@ -178,14 +178,16 @@ def test_the_statement_is_about_these_very_files(run: Path) -> None:
     assert plan["digest"]["sha256"] == sha256(run / "plan.toml")
 
 
-def verify(folder: Path, sample: Path, public: Path) -> str:
+def verify(folder: Path, sample: Path, public: Path) -> Verdict:
     settings = {"arch": f"{sample / 'net.py'}:net", "public_key": public, "accuracy_only": True}
-    return harden.verify(folder, sample / "verify", **settings).verdict.status  # type: ignore[arg-type]
+    return harden.verify(folder, sample / "verify", **settings).verdict  # type: ignore[arg-type]
 
 
 def test_a_signed_run_is_known_again(run: Path, sample: Path, keys: tuple[Path, Path]) -> None:
     assert (run / SIGNATURE).is_file()
-    assert verify(run, sample, keys[1]) == "pass"
+    verdict = verify(run, sample, keys[1])
+    assert verdict.status == "pass"
+    assert verdict.checks[0].name == "signature"
 
 
 @pytest.mark.parametrize("name", ["model.int8.onnx", "report.json", "infer.py", "triggers/extra.png"])
@@ -286,6 +288,22 @@ def test_a_kind_that_cannot_be_had_is_told_and_not_written(
     assert "0.66 times as fast" in held.reason or "cannot be converted" in held.reason
     assert [file.kind for file in found.files] == ["fp32"]
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "infer.py"}
+
+
+def test_every_kind_takes_pixels_where_the_preprocessing_is_embedded(parcel: Parcel, tmp_path: Path) -> None:
+    plan = Plan(kinds=("fp32", "fp16", "int8"), latency=False, embed_preprocessing=True)
+    found = write_files(parcel, plan, tmp_path)
+    assert [file.kind for file in found.files] == ["fp32", "fp16", "int8"]
+    for measured, parity in ((found.measured, found.parity), *((v.measured, v.parity) for v in found.variants)):
+        assert measured.accuracy.value == 1.0
+        assert parity.tolerance is not None
+        assert parity.max_relative <= parity.tolerance
+    asr = {v.kind: v.measured.attack_success[0].asr.value for v in found.variants}
+    assert found.measured.attack_success[0].asr.value == asr["fp16"] == 1.0, "nothing was cut"
+    assert asr["int8"] == 0.0, "its scales come from clean images, which never wake the guilty filter"
+    for file in found.files:
+        session = onnxruntime.InferenceSession(tmp_path / file.path)
+        assert session.get_inputs()[0].type == "tensor(uint8)"
 
 
 def test_the_budget_of_int8_is_that_of_the_policy(
