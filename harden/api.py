@@ -91,6 +91,7 @@ def inspect_plan(plan: Plan) -> Inspection:
         mean=plan.mean,
         std=plan.std,
         input_size=plan.input_size,
+        max_size=plan.max_input,
     )
 
 

@@ -44,6 +44,9 @@ ContractFile = Annotated[Path | None, _model("--contract", help="Its model.toml;
 Mean = Annotated[str | None, _model("--mean", help="Per channel, of pixels in [0, 1]: 0.485,0.456,0.406.")]
 Std = Annotated[str | None, _model("--std", help="Per channel: 0.229,0.224,0.225.")]
 InputSize = Annotated[str | None, _model("--input-size", help="Channels, height, width: 3,224,224.")]
+MaxInput = Annotated[
+    str | None, _model("--max-input", help="Largest file to open, and to unpack: 500MB, 8GB; default: 4 GiB.")
+]
 
 TrustCode = Annotated[
     bool | None, _model("--trust-code", help="Let the file run code of its own. Only for files that you made yourself.")
@@ -118,6 +121,7 @@ class TheContract:
     mean: Mean = None
     std: Std = None
     input_size: InputSize = None
+    max_input: MaxInput = None
 
 
 class TheModel(TheContract):

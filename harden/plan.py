@@ -55,6 +55,8 @@ class Plan:
     blend: float = 1.0
     target: str | None = None
     """Name or number of the class that the trigger makes the model say."""
+    max_input: int | None = None
+    """Bytes that the model file may have and unpack to; without it, 4 GiB."""
     trust_code: bool = False
     """The model file may run code of its own: only for files of one's own."""
     hide_trigger: bool = False
@@ -322,6 +324,7 @@ KINDS: dict[str, Callable[[Any, str, Path], Any]] = {
     "mask": _path,
     "blend": _share,
     "target": _text,
+    "max_input": _bytes,
     "trust_code": _flag,
     "hide_trigger": _flag,
     "method": _text,

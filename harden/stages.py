@@ -49,6 +49,7 @@ def open_suspect(plan: Plan) -> Suspect:
         mean=plan.mean,
         std=plan.std,
         input_size=plan.input_size,
+        max_size=plan.max_input,
         trust_code=plan.trust_code,
     )
 

@@ -209,6 +209,14 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(sample: Path) -> None:
     ]
 
 
+def test_the_limit_for_files_can_be_moved(sample: Path) -> None:
+    done = harden("inspect", sample / "model.pt", "--max-input", "1kB")
+    assert done.returncode == 4
+    assert "at most 1000 are read" in done.stderr
+    assert "raise --max-input" in done.stderr
+    assert harden("inspect", sample / "model.pt", "--max-input", "1MB").returncode == 0
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_leaves_nothing(sample: Path, tmp_path: Path, sent: signal.Signals, code: int) -> None:
     command = [

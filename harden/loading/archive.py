@@ -130,7 +130,7 @@ def _layout(data: bytes, infos: list[zipfile.ZipInfo], directory: int) -> list[F
 def _sizes(infos: list[zipfile.ZipInfo], max_size: int) -> list[Finding]:
     total = sum(info.file_size for info in infos)
     if total > max_size:
-        return [finding("zip-bomb", f"it unpacks to {total} bytes, and {max_size} are allowed (--max-size)")]
+        return [finding("zip-bomb", f"it unpacks to {total} bytes, and {max_size} are allowed (--max-input)")]
     return [
         finding("zip-bomb", f"{i.filename[:120]!r} unpacks to {i.file_size // max(i.compress_size, 1)} times its size")
         for i in infos

@@ -40,7 +40,7 @@ RULES: dict[str, Rule] = {
     "json-header": Rule("high", "has JSON that contradicts its data", _CWE_PARSER),
     "onnx-external": Rule("high", "reads tensors from another file", _CWE_PATH),
     "onnx-operator": Rule("high", "uses operators that only foreign code can run", _CWE_CODE),
-    "file-size": Rule("high", "is larger than --max-size", _CWE_BOMB),
+    "file-size": Rule("high", "is larger than --max-input", _CWE_BOMB),
     "contract-code": Rule("critical", "is a contract that names Python code", _CWE_CODE),
     "code-torchscript": Rule("medium", "is a TorchScript program: only its weights are read", ""),
     "code-export": Rule(

@@ -46,7 +46,7 @@ def read_bytes(path: Path, max_size: int = MAX_SIZE) -> bytes:
             raise UnsafeFile(
                 f"{path} has {status.st_size} bytes; at most {max_size} are read",
                 findings=[too_large],
-                hint="raise --max-size if you expect such a large model",
+                hint="raise --max-input if you expect such a large model",
             )
         with path.open("rb") as file:
             data = file.read(max_size + 1)

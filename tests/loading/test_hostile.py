@@ -91,7 +91,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.pt"
     with path.open("wb") as file:
         file.truncate(10_000_000)
-    with pytest.raises(UnsafeFile, match="max-size") as caught:
+    with pytest.raises(UnsafeFile, match="max-input") as caught:
         load(path, max_size=1_000_000)
     assert caught.value.findings[0].rule == "file-size"
 
