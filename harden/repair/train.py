@@ -193,10 +193,10 @@ def _optimizer(
         optimizer = torch.optim.SGD(
             moved, schedule.rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay
         )
-    whole = max(1, schedule.epochs * steps)
-    factor = (
-        (lambda step: 0.5 * (1 + math.cos(math.pi * step / whole))) if schedule.shape == "cosine" else lambda _: 1.0
-    )
+
+    def factor(step: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * step / steps)) if schedule.shape == "cosine" else 1.0
+
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from harden.errors import Inconclusive
 from harden.network import Classifier, close, units
 from harden.repair.augment import CropAndFlip
 from harden.repair.losses import accuracy, as_logits, clean_loss, cross_entropy
-from harden.repair.train import Schedule, _batches, _steps, fit
+from harden.repair.train import Schedule, _batches, _optimizer, _steps, fit
 from harden.types import Images, Run, Splits
 from tests.planted import GUILTY, Planted
 
@@ -54,6 +55,20 @@ def test_norm_statistics_move_only_when_not_frozen(planted: Planted, planted_spl
     before = before.clone()
     fit(planted.model, planted_splits.tune, cross_entropy, replace(QUICK, freeze_norm=frozen), Run())
     assert torch.equal(before, planted.module.bn1.running_mean) is frozen  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("shape", "last"), [("cosine", 0.0), ("constant", 0.1)])
+def test_the_rate_of_a_cosine_ends_at_nothing(shape: Literal["cosine", "constant"], last: float) -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer, falling = _optimizer([weight], Schedule(epochs=5, rate=0.1, shape=shape), 30)
+    for _ in range(15):
+        optimizer.step()
+        falling.step()
+    assert falling.get_last_lr()[0] == pytest.approx((last + 0.1) / 2)
+    for _ in range(15):
+        optimizer.step()
+        falling.step()
+    assert falling.get_last_lr()[0] == pytest.approx(last, abs=1e-6)
 
 
 def test_keeps_the_best_snapshot_not_the_last(planted: Planted, planted_splits: Splits) -> None:
