@@ -4,15 +4,14 @@
 
 w grows while enough of the batch is given class t and shrinks while it is not, so that the search walks along the
 border; what stays is the smallest change seen that succeeded. With a bound, w grows while the change is larger, and
-what stays is the last one. `label` may also be a function of the true labels
-(the next class, for all-to-all attacks).
+what stays is the last one. Where each class is to become another one (all-to-all attacks), t depends on the image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +21,15 @@ from harden.network import Classifier, as_logits
 from harden.triggers.families import Change, Family
 from harden.types import Images
 
-Aim = Callable[[Tensor], Tensor]
-"""True labels -> the labels that the trigger should make the model say."""
+
+class Aim(Protocol):
+    """True labels -> the labels that the trigger should make the model say."""
+
+    @property
+    def label(self) -> int | None:
+        """The one class that it is about; None where there is none."""
+
+    def __call__(self, labels: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,14 @@ class ToClass:
 
 @dataclass(frozen=True)
 class ToNext:
-    """Each class to the one after it: the usual all-to-all attack."""
+    """Each class to the one after it, the usual all-to-all attack; or to a later one."""
 
     num_classes: int
+    by: int = 1
+    label: None = None
 
     def __call__(self, labels: Tensor) -> Tensor:
-        return (labels + 1) % self.num_classes
+        return (labels + self.by) % self.num_classes
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from harden.network import Classifier
 from harden.scoring.folded import folded
 from harden.triggers.displacement import displacements
 from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp
-from harden.triggers.inversion import Inversion, Search, ToClass, begin
+from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
 from harden.types import ClassEvidence, Evidence, Images, Run, Splits, Status, Task, Trigger
 
 
@@ -54,6 +54,8 @@ class SmallestChange:
     """A second target has to be this near to the strangest class of all: a target drags its neighbours along."""
     usual: float = 1.8
     """Under this, nothing is called strange. A family that is over it for a target stands in for its trigger."""
+    shifts: tuple[int, ...] = (1, 2)
+    """For all-to-all attacks: how many classes each image is moved on; shifts are compared with one another."""
     copies: int = 2
     """Stand-ins of each kind that is strange, from different starts."""
     fewest: int = 20
@@ -65,12 +67,16 @@ class SmallestChange:
             return Evidence("inconclusive", (), (), (), why)
         images = splits.tune
         copy = searchable(model, images)
-        labels = self._classes(copy, images)
+        groups: list[list[Aim]] = [[ToClass(k) for k in self._classes(copy, images)]]
+        if model.contract.num_classes > max(self.shifts, default=0) and len(self.shifts) > 1:
+            groups.append([ToNext(model.contract.num_classes, by) for by in self.shifts])
         found: list[Strange] = []
-        total = len(self.families) * (len(labels) * self.glance + 2 * (self.looked + 1) * self.look)
+        total = sum(len(aims) * self.glance + 2 * min(len(aims), self.looked + 1) * self.look for aims in groups)
+        total *= len(self.families)
         with run.progress.task("looking for strangely small changes", total) as task:
             for number, family in enumerate(self.families):
-                found += self._compare(copy, family, labels, images, run.seed + number, run.deadline, task)
+                for aims in groups:
+                    found += self._compare(copy, family, aims, images, run.seed + number, run.deadline, task)
         return self._judge(copy, images, found, run)
 
     def _classes(self, model: Classifier, images: Images) -> list[int]:
@@ -89,22 +95,22 @@ class SmallestChange:
         self,
         model: Classifier,
         family: Family,
-        labels: Sequence[int],
+        aims: Sequence[Aim],
         images: Images,
         seed: int,
         deadline: float,
         task: Task,
     ) -> list[Strange]:
-        """How small a change of this family reaches each class, against the usual class."""
-        searches: dict[int, Inversion] = {}
-        for k in labels:
-            generator = torch.Generator().manual_seed(seed)  # the same start for every class
-            searches[k] = begin(model, family, ToClass(k), images, self.search, generator)
-            if len(searches[k].images) and time.monotonic() < deadline:
-                searches[k].run(self.glance)
-            task.advance(self.glance, f"{family.name}, class {model.contract.classes[k]}")
-        promising = sorted(labels, key=lambda k: (_promise(searches[k]), labels.index(k)))[: self.looked]
-        promising += [k for k in labels[:2] if k not in promising]
+        """How small a change of this family reaches each aim, against the usual aim."""
+        searches: dict[Aim, Inversion] = {}
+        for aim in aims:
+            generator = torch.Generator().manual_seed(seed)  # the same start for every aim
+            searches[aim] = begin(model, family, aim, images, self.search, generator)
+            if len(searches[aim].images) and time.monotonic() < deadline:
+                searches[aim].run(self.glance)
+            task.advance(self.glance, f"{family.name}, {_called(aim, model)}")
+        promising = sorted(aims, key=lambda a: (_promise(searches[a]), aims.index(a)))[: self.looked]
+        promising += [a for a in aims[:2] if a not in promising]
         found: list[Strange] = []
         for look, again in enumerate(("again", "once more", "a last time")):
             best = max((s.score for s in found), default=math.inf)
@@ -112,32 +118,36 @@ class SmallestChange:
             if look and decided:
                 task.advance(self.look * len(promising) * (look == 1), f"{family.name} is decided")
                 break
-            for k in promising:
-                if len(searches[k].images) and time.monotonic() < deadline:
-                    searches[k].run(self.look)
-                task.advance(self.look, f"{family.name}, class {model.contract.classes[k]} {again}")
-            sizes = {k: searches[k].size() for k in promising}
-            found = [Strange(family, k, family.trust * _usual(sizes, k) / sizes[k], searches[k]) for k in promising]
+            for aim in promising:
+                if len(searches[aim].images) and time.monotonic() < deadline:
+                    searches[aim].run(self.look)
+                task.advance(self.look, f"{family.name}, {_called(aim, model)} {again}")
+            sizes = {aim: searches[aim].size() for aim in promising}
+            found = [Strange(family, a, family.trust * _usual(sizes, a) / sizes[a], searches[a]) for a in promising]
         return found
 
     def _judge(self, model: Classifier, images: Images, found: Sequence[Strange], run: Run) -> Evidence:
-        evidence = tuple(ClassEvidence(s.label, s.score, self.strange, s.family.name) for s in found)
-        best: dict[int, float] = {}
+        evidence = tuple(
+            ClassEvidence(-1 if s.aim.label is None else s.aim.label, s.score, self.strange, s.family.name)
+            for s in found
+        )
+        best: dict[Aim, float] = {}
         for s in found:
-            best[s.label] = max(best.get(s.label, 0.0), s.score if s.counts else 0.0)
+            best[s.aim] = max(best.get(s.aim, 0.0), s.score if s.counts else 0.0)
         enough = max(self.strange, self.beside * max(best.values(), default=0.0))
-        guilty = [s for s in found if s.counts and s.score >= self.usual and best[s.label] >= enough]
+        guilty = [s for s in found if s.counts and s.score >= self.usual and best[s.aim] >= enough]
         highest = max((s.score for s in found if s.counts), default=0.0)
         late = time.monotonic() > run.deadline
         unsure = late or highest > self.usual or highest == 0
         status: Status = "backdoored" if guilty else "inconclusive" if unsure else "clean"
-        targets = tuple(dict.fromkeys(s.label for s in sorted(guilty, key=lambda s: -s.score)))
+        ordered = [s.aim.label for s in sorted(guilty, key=lambda s: -s.score)]
+        targets = tuple(dict.fromkeys(label for label in ordered if label is not None))
         triggers = [
-            as_trigger(s.family, s.label, change, {"size": s.search.size(), "usual": s.score * s.search.size()})
+            as_trigger(s.family, s.aim, change, {"size": s.search.size(), "usual": s.usual})
             for s in guilty
             for change in self._stand_ins(model, s, images, run)
         ]
-        names = ", ".join(f"{model.contract.classes[s.label]} ({s.family.name}, {s.score:.1f} times)" for s in guilty)
+        names = ", ".join(f"{_called(s.aim, model)} ({s.family.name}, {s.score:.1f} times)" for s in guilty)
         why = (
             f"strangely easy to reach: {names}"
             if guilty
@@ -154,7 +164,7 @@ class SmallestChange:
         for copy in range(1, self.copies):
             if time.monotonic() < run.deadline:
                 generator = torch.Generator().manual_seed(run.seed + 1000 * copy)
-                again = begin(model, strange.family, ToClass(strange.label), images, self.search, generator)
+                again = begin(model, strange.family, strange.aim, images, self.search, generator)
                 again.run(self.glance + 2 * self.look)
                 changes.append(again.result())
         return changes
@@ -162,10 +172,10 @@ class SmallestChange:
 
 @dataclass(frozen=True, eq=False)
 class Strange:
-    """One class in one family, against what is usual there."""
+    """One aim in one family, against what is usual there."""
 
     family: Family
-    label: int
+    aim: Aim
     score: float
     """How many times smaller than usual."""
     search: Inversion
@@ -175,11 +185,23 @@ class Strange:
         """Only a change that was seen to succeed is evidence."""
         return bool(self.search.kept)
 
+    @property
+    def usual(self) -> float:
+        """The size that is usual."""
+        return self.score / self.family.trust * self.search.size()
 
-def _usual(sizes: Mapping[int, float], label: int) -> float:
+
+def _usual(sizes: Mapping[Aim, float], aim: Aim) -> float:
     """The median of the others: the lower one of two, so as not to make much of little."""
-    others = [size for k, size in sizes.items() if k != label]
-    return float(torch.tensor(others).median()) if others else sizes[label]
+    others = [size for other, size in sizes.items() if other != aim]
+    return float(torch.tensor(others).median()) if others else sizes[aim]
+
+
+def _called(aim: Aim, model: Classifier) -> str:
+    """The aim in words; a class by its bare name."""
+    if isinstance(aim, ToNext):
+        return "each class as the next" if aim.by == 1 else f"each class as the one {aim.by} further"
+    return model.contract.classes[aim.label] if aim.label is not None else "any class"
 
 
 def _promise(search: Inversion) -> float:
@@ -203,18 +225,18 @@ class Again:
         """One new stand-in for each family and class that these triggers have."""
         families = {family.name: family for family in self.families}
         wanted = {
-            (str(t.settings["family"]), t.target): float(t.settings["usual"])
+            (str(t.settings["family"]), _aim(t, model)): float(t.settings["usual"])
             for t in triggers
-            if t.target is not None and "usual" in t.settings
+            if "usual" in t.settings
         }
         copy = searchable(model, images)
         found = []
-        for (name, label), usual in wanted.items():
-            search = begin(copy, families[name], ToClass(label), images, self.search, generator)
+        for (name, aim), usual in wanted.items():
+            search = begin(copy, families[name], aim, images, self.search, generator)
             search.bound = usual / self.within if math.isfinite(self.within) else math.inf
             search.run(self.steps)
             size = search.size() if math.isinf(search.bound) else float(search.change.size().detach())
-            found.append(as_trigger(families[name], label, search.result(), {"size": size, "usual": usual}))
+            found.append(as_trigger(families[name], aim, search.result(), {"size": size, "usual": usual}))
         return found
 
 
@@ -237,11 +259,18 @@ class Put:
             return Images(put(self.change, images.pixels), images.labels, images.names)
 
 
-def as_trigger(family: Family, label: int, change: Change, settings: dict[str, float]) -> Trigger:
+def as_trigger(family: Family, aim: Aim, change: Change, settings: dict[str, float]) -> Trigger:
     """A change as a trigger that every stage can put on images."""
-    return Trigger(
-        f"{family.name} to class {label}", "recovered", label, Put(change), {"family": family.name, **settings}
-    )
+    by = aim.by if isinstance(aim, ToNext) else 0
+    name = f"{family.name} to the class {by} further" if by else f"{family.name} to class {aim.label}"
+    return Trigger(name, "recovered", aim.label, Put(change), {"family": family.name, "by": by, **settings})
+
+
+def _aim(trigger: Trigger, model: Classifier) -> Aim:
+    """What the search that found it aimed at."""
+    if trigger.target is None:
+        return ToNext(model.contract.num_classes, int(trigger.settings["by"]))
+    return ToClass(trigger.target)
 
 
 def stronger(triggers: Sequence[Trigger], factors: Sequence[float], most: float) -> list[Trigger]:

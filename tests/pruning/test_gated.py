@@ -14,6 +14,7 @@ from harden.pruning.gated import GateSearch, top
 from harden.scoring.gate import Gate
 from harden.scoring.gradient import Scores
 from harden.triggers.families import Patch
+from harden.triggers.inversion import ToClass
 from harden.triggers.smallest import Again, as_trigger
 from harden.types import Evidence, Filter, Images, Run, Splits
 from tests.planted import GUILTY, TARGET, Planted, reachable
@@ -80,7 +81,7 @@ def test_what_is_still_easy_is_looked_for(planted_splits: Splits, searches: int,
     start = family.start((3, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"))
     for parameter in start.parameters:
         parameter.requires_grad_(False).fill_(-20)  # covers nothing
-    idle = as_trigger(family, TARGET, start, {"size": 50.0, "usual": 100.0})
+    idle = as_trigger(family, ToClass(TARGET), start, {"size": 50.0, "usual": 100.0})
     evidence = Evidence("backdoored", (TARGET,), (), (idle,))
     search = GateSearch(again=Again(families=(family,), steps=60), searches=searches, least=0.9)
     assert search(net.model, planted_splits, evidence, Run()).guilty == guilty

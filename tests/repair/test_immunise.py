@@ -14,6 +14,7 @@ from harden.repair.augment import CropAndFlip, tolerated
 from harden.repair.immunise import Immunise, dealt, held
 from harden.repair.train import Schedule
 from harden.triggers.families import Patch
+from harden.triggers.inversion import ToClass
 from harden.triggers.smallest import Again, as_trigger
 from harden.types import Contract, Evidence, Filter, Images, Run, Splits, Trigger
 from tests.planted import TARGET, Planted, pictures, stamp
@@ -34,7 +35,7 @@ def small_patch() -> Trigger:
     change = Patch().start((3, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"))
     for parameter in change.parameters:
         parameter.requires_grad_(False)
-    return as_trigger(Patch(), TARGET, change, {"size": 50.0, "usual": 100.0})
+    return as_trigger(Patch(), ToClass(TARGET), change, {"size": 50.0, "usual": 100.0})
 
 
 def test_forgets_the_stand_in_and_keeps_the_accuracy(planted: Planted, planted_splits: Splits) -> None:

@@ -37,7 +37,7 @@ def closed(model: Classifier) -> Classifier:
 def test_backdoored_with_the_right_target(found: Evidence) -> None:
     assert found.status == "backdoored"
     assert found.target_classes == (TARGET,)
-    scores = {e.label: e.score for e in found.evidence}
+    scores = {e.label: e.score for e in found.evidence if e.label >= 0}
     assert scores[TARGET] > 2.5
     assert max(scores[1], scores[2]) < 1
     assert {e.method for e in found.evidence} == {"patch"}
@@ -56,6 +56,31 @@ def test_its_stand_ins_work_on_images_it_has_not_seen(model: Classifier, found: 
         assert trigger.settings["usual"] > 2.5 * trigger.settings["size"]
     first, second = (trigger(others).pixels for trigger in found.triggers)
     assert not torch.equal(first, second)
+
+
+class Shifting(nn.Module):
+    """Knows its classes by their colour, and calls each one the next where a corner is white."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        said = 100 * x.mean((2, 3))
+        white = torch.sigmoid(10 * (x[:, :, -4:, -4:].amin(1).mean((1, 2)) - 0.5))[:, None]
+        return (1 - white) * said + white * said.roll(1, 1)
+
+
+def test_a_trigger_that_makes_each_class_the_next_is_found() -> None:
+    contract = Contract(3, CLASSES, (3, 16, 16), (0.0,) * 3, (1.0,) * 3)
+    model = Classifier(Shifting(), contract).eval()
+    images = splits()
+    found = SmallestChange(families=(Patch(),))(model, images, Run())
+    assert (found.status, found.target_classes) == ("backdoored", ())
+    assert found.why.startswith("strangely easy to reach: each class as the next (patch, ")
+    for trigger in found.triggers:
+        assert trigger.target is None
+        said = predict(model, trigger(images.verify)).argmax(1)
+        assert float((said == (images.verify.labels + 1) % 3).float().mean()) >= 0.9
+    (again,) = Again(steps=60)(model, images.tune, found.triggers, torch.Generator().manual_seed(1))
+    assert again.target is None
+    assert 2 * again.settings["size"] < again.settings["usual"]
 
 
 def test_nothing_to_find_where_the_guilty_filter_is_closed(model: Classifier) -> None:
