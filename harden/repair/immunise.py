@@ -40,12 +40,9 @@ class Immunise:
     label: float = 1.0
     distil: float = 2.0
     temperature: float = 2.0
-    blend: float = 0.7
-    """Share of the relearned weights in the result, the rest being those that it started from: the mean of two such
-    networks is more accurate than either, and forgets as well."""
-    forbid: float = 0.5
+    forbid: float = 3.0
     """How much dearer it is to call another class the target than to make any other mistake."""
-    again: Again = field(default_factory=lambda: Again(within=2.0))
+    again: Again = field(default_factory=lambda: Again(within=1.5))
     """How new stand-ins are looked for: smaller than an ordinary adversarial pattern is."""
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
@@ -66,7 +63,7 @@ class Immunise:
         def regenerate(model: Classifier) -> None:
             nonlocal epoch
             if epoch and self.every and epoch % self.every == 0 and time.monotonic() < run.deadline:
-                found = self.again(model, splits.tune, evidence.triggers, generator)
+                found = self.again(model, images, evidence.triggers, generator)
                 pool.extend([*found, *stronger(found, self.stronger, 1.0)])
             epoch += 1
 
@@ -80,26 +77,30 @@ class Immunise:
                 total = total + self._say(part, teacher, batch.labels) + self.forbid * held(part, batch.labels, targets)
             return total
 
-        start = [p.detach().clone() for p in model.parameters()]
+        images = together(splits.tune, splits.choose)  # nothing is chosen any more
         record = fit(
             model,
-            splits.tune,
+            images,
             loss,
             self.schedule,
             run,
             name="relearning",
-            augment=tolerated(suspect, splits.tune, CropAndFlip(padding=3, flip=True), run.seed),
+            augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),
             before_epoch=regenerate,
         )
-        with torch.no_grad():
-            for parameter, before in zip(model.parameters(), start, strict=True):
-                parameter.lerp_(before, 1 - self.blend)
         return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers)}
 
     def _say(self, logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         t = self.temperature
         apart = F.kl_div((logits / t).log_softmax(1), teacher.softmax(1), reduction="batchmean")
         return self.label * F.cross_entropy(logits, labels) + self.distil * t * t * apart
+
+
+def together(first: Images, second: Images) -> Images:
+    """Both sets as one."""
+    return Images(
+        torch.cat([first.pixels, second.pixels]), torch.cat([first.labels, second.labels]), first.names + second.names
+    )
 
 
 def held(logits: Tensor, labels: Tensor, targets: list[int]) -> Tensor:

@@ -59,8 +59,8 @@ class Search:
     """How hard to look."""
 
     batch: int = 32
-    success: float = 0.95
-    """Share of a batch that has to follow before a change counts."""
+    success: float = 0.8
+    """Share of a batch that has to follow before a change counts: not every backdoor fires always."""
     weight: float = 0.05
     """w at the start."""
     grow: float = 1.3

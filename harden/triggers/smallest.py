@@ -28,7 +28,7 @@ from harden.types import ClassEvidence, Evidence, Images, Run, Splits, Status, T
 
 
 def default_families() -> tuple[Family, ...]:
-    return (Patch(), Additive(), Spectral(), Warp(), Tone())
+    return (Patch(), Additive(), Spectral(), Spectral("smooth", frequencies=6), Warp(), Tone())
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class SmallestChange:
                 if len(searches[aim].images) and time.monotonic() < deadline:
                     searches[aim].run(self.look)
                 task.advance(self.look, f"{family.name}, {_called(aim, model)} {again}")
-            sizes = {aim: searches[aim].size() for aim in promising}
-            found = [Strange(family, a, family.trust * _usual(sizes, a) / sizes[a], searches[a]) for a in promising]
+            chosen = {aim: searches[aim] for aim in promising}
+            found = [Strange(family, a, family.trust * _usual(chosen, a) / chosen[a].size(), chosen[a]) for a in chosen]
         return found
 
     def _judge(self, model: Classifier, images: Images, found: Sequence[Strange], run: Run) -> Evidence:
@@ -191,10 +191,18 @@ class Strange:
         return self.score / self.family.trust * self.search.size()
 
 
-def _usual(sizes: Mapping[Aim, float], aim: Aim) -> float:
-    """The median of the others: the lower one of two, so as not to make much of little."""
-    others = [size for other, size in sizes.items() if other != aim]
-    return float(torch.tensor(others).median()) if others else sizes[aim]
+def _usual(searches: Mapping[Aim, Inversion], aim: Aim) -> float:
+    """The median of the others: the lower one of two, so as not to make much of little.
+
+    A search that never succeeded knows only how large its tries were, which may be far too large. Where the median is
+    such a one, the largest that did succeed is what is usual, if there is any.
+    """
+    others = sorted((s for other, s in searches.items() if other != aim), key=lambda s: s.size())
+    if not others:
+        return searches[aim].size()
+    median = others[(len(others) - 1) // 2]
+    known = [s for s in others if s.kept]
+    return median.size() if median.kept or not known else min(median.size(), known[-1].size())
 
 
 def _called(aim: Aim, model: Classifier) -> str:

@@ -43,7 +43,7 @@ def test_the_planted_class_is_reached_by_the_smallest_change(model: Classifier, 
 
 
 def test_what_stays_succeeds_and_is_as_small_as_it_says(model: Classifier) -> None:
-    found = search(model, Patch(), ToClass(TARGET))
+    found = search(model, Patch(), ToClass(TARGET), Search(success=0.95))
     found.run(60)
     change, unseen = found.result(), pictures(seed=7)
     said = predict(model, change(unseen.pixels)).argmax(1)
@@ -60,7 +60,7 @@ def test_only_successes_are_recorded_and_only_smaller_ones(model: Classifier) ->
         with torch.no_grad():
             follow = model(found.change(found.images.pixels)).argmax(1) == TARGET
         found.run(1)
-        succeeded = float(follow.float().mean()) >= 0.95
+        succeeded = float(follow.float().mean()) >= Search().success
         if succeeded and size < recorded:
             recorded = size
             sizes.append(size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -11,7 +12,8 @@ from torch import nn
 
 from harden.network import Classifier, close, predict, units
 from harden.triggers.families import Patch
-from harden.triggers.smallest import Again, SmallestChange, searchable, stronger
+from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin
+from harden.triggers.smallest import Again, SmallestChange, _usual, searchable, stronger
 from harden.types import Contract, Evidence, Images, Run, Splits, Trigger
 from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
 
@@ -103,6 +105,22 @@ def test_strange_but_not_strange_enough_is_inconclusive(model: Classifier) -> No
 def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
     distrusted = replace(ONE_FAMILY, families=(Patch(trust=0.01),))(model, splits(), Run())
     assert (distrusted.status, distrusted.target_classes, distrusted.triggers) == ("clean", (), ())
+
+
+def test_what_is_usual_is_told_by_searches_that_succeeded_if_there_are_any(model: Classifier) -> None:
+    def search(size: float, succeeded: bool) -> Inversion:
+        found = begin(model, Patch(), ToClass(TARGET), pictures(), Search(), torch.Generator())
+        found.best, found.largest, found.kept = (size, 99.0, [torch.zeros(1)]) if succeeded else (math.inf, size, [])
+        return found
+
+    mine: dict[Aim, Inversion] = {ToClass(0): search(1, True)}
+    failed: dict[Aim, Inversion] = {ToClass(k): search(40 + k, False) for k in (3, 4, 5)}
+    assert _usual(mine, ToClass(0)) == 1
+    assert _usual({**mine, **failed}, ToClass(0)) == 44
+    assert _usual({**mine, **failed, ToClass(6): search(3, True)}, ToClass(0)) == 3
+    others: dict[Aim, Inversion] = {ToClass(k): search(k, True) for k in (6, 7, 8)}
+    assert _usual({**mine, **failed, **others}, ToClass(0)) == 8
+    assert _usual({**mine, **others}, ToClass(0)) == 7
 
 
 def test_too_few_images_say_nothing(model: Classifier) -> None:
