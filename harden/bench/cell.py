@@ -72,7 +72,11 @@ def apply(method: Method, suspect: Suspect, splits: Splits, run: Run) -> tuple[C
         "scan_targets": evidence.target_classes,
         "scan_why": evidence.why,
     }
-    notes: dict[str, Any] = {"triggers": [t.name for t in evidence.triggers]}
+    scores = sorted(evidence.evidence, key=lambda e: -e.score)[:8]
+    notes: dict[str, Any] = {
+        "triggers": [t.name for t in evidence.triggers],
+        "evidence": [[e.method, e.label, round(e.score, 2)] for e in scores],
+    }
     if method.prune is not None:
         proposal = method.prune(model.copy(), splits, evidence, run)
         pruned = operate(model, proposal, splits, run)

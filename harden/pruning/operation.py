@@ -103,18 +103,22 @@ class Operation:
             self.refuse(name, self._attempt(knife, reach))
 
     def spare(self, knife: Knife, name: str) -> None:
-        """Cuts the spare channels of one layer, down to an aligned width; where that is not possible, none of them."""
+        """Cuts the spare channels of one layer, down to the least aligned width that the accuracy guard accepts."""
         reach = knife.reach(name)
         if reach.obstacle or time.monotonic() > self.run.deadline:
             return
         original = self.ledger.original(reach)
         unwanted = {*self.guilty, *self.proposal.spare}
         channels = {c for c in range(reach.width) if any(Filter(*original(row)) in unwanted for row in reach.rows([c]))}
-        size = len(channels) - (len(channels) - reach.width) % self.align
-        cut = self._order(reach, original, channels, set())[: max(0, size)]
-        whole = 0 < len(cut) < reach.width and set(cut) <= channels
-        if whole and self.guard.accepts(self.guard.drop([original(row) for row in reach.rows(cut)])):
-            self._cut(knife, reach, original, cut)
+        most = len(channels) - (len(channels) - reach.width) % self.align
+        order = self._order(reach, original, channels, set())
+        for size in range(most if most < reach.width else most - self.align, 0, -self.align):
+            cut = order[:size]
+            if len(cut) == size and set(cut) <= channels:
+                drop = self.guard.drop([original(row) for row in reach.rows(cut)])
+                if self.guard.accepts(drop):
+                    self._cut(knife, reach, original, cut)
+                    return
 
     def _attempt(self, knife: Knife, reach: Reach) -> str:
         """Cuts what can go; the reason why what is still there has to stay."""

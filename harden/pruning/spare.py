@@ -33,6 +33,8 @@ class Spare:
     layer: float = 0.25
     """Of a layer's filters, at most."""
     align: int = 8
+    first: float = 0.1
+    """Of the clean loss, for the cheapest group alone: something always goes, if the accuracy guard allows it."""
 
     def __call__(self, model: Classifier, splits: Splits, guilty: Collection[Filter], run: Run) -> tuple[Filter, ...]:
         """Whole groups of filters; those of the guilty that share a layer with a group count towards it."""
@@ -43,7 +45,8 @@ class Spare:
         clean = splits.tune.take(order[:ENOUGH])
         free = _free(model, list(parts), clean.pixels[:1])
         costs = guard.costs(model, {name: parts[name] for name in free}, clean)
-        allowed = self.most * float(F.cross_entropy(as_logits(predict(model, clean)), clean.labels))
+        loss = float(F.cross_entropy(as_logits(predict(model, clean)), clean.labels))
+        allowed = self.most * loss
         gone = set(guilty)
         groups: list[tuple[float, list[Filter]]] = []
         for name in free:
@@ -55,7 +58,7 @@ class Spare:
                 groups.append((float(sum(costs[f.layer][f.index] for f in chosen)), chosen))
         spare: list[Filter] = []
         for cost, group in sorted(groups, key=lambda pair: (pair[0] / len(pair[1]), pair[1])):
-            if cost > allowed:
+            if cost > (allowed if spare else max(allowed, self.first * loss)):
                 break
             allowed -= cost
             spare += [f for f in group if f not in gone]

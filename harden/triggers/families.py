@@ -46,6 +46,12 @@ class Family(Protocol):
     def trust(self) -> float:
         """How much is to be made of a small change: less where harmless networks have small ones too."""
 
+    @property
+    def success(self) -> float:
+        """Share of the images that a change has to carry along before it counts. Not every backdoor fires always; but
+        four images in five follow many a harmless pattern that covers all of them, to the class of whatever is odd.
+        """
+
     def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change: ...
 
 
@@ -70,6 +76,7 @@ class Additive:
 
     name: str = "additive"
     trust: float = 1.0
+    success: float = 0.95
     rate: float = 0.02
     spread: float = 0.002
     """Standard deviation of the noise that p starts from."""
@@ -104,6 +111,7 @@ class Spectral:
 
     name: str = "spectral"
     trust: float = 1.0
+    success: float = 0.95
     rate: float = 0.004
     frequencies: int = 16
     """Along each side, from the lowest."""
@@ -144,6 +152,7 @@ class Patch:
 
     name: str = "patch"
     trust: float = 1.0
+    success: float = 0.8
     rate: float = 0.2
 
     def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
@@ -184,6 +193,7 @@ class Warp:
 
     name: str = "warp"
     trust: float = 1.0
+    success: float = 0.8
     rate: float = 0.05
     points: int = 6
     """Control points along each side."""
@@ -224,6 +234,7 @@ class Tone:
     name: str = "tone"
     trust: float = 0.6
     """Some classes live by their colour, a speed limit's red ring among them, and are near for that."""
+    success: float = 0.8
     rate: float = 0.02
     knots: int = 9
 

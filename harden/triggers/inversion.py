@@ -59,8 +59,8 @@ class Search:
     """How hard to look."""
 
     batch: int = 32
-    success: float = 0.8
-    """Share of a batch that has to follow before a change counts: not every backdoor fires always."""
+    success: float | None = None
+    """Share of a batch that has to follow before a change counts; None: as the family says."""
     weight: float = 0.05
     """w at the start."""
     grow: float = 1.3
@@ -79,6 +79,8 @@ class Inversion:
     images: Images
     """Only those that are not of the target class already."""
     settings: Search
+    success: float
+    """Share of a batch that has to follow."""
     generator: torch.Generator
     best: float = math.inf
     """Smallest size that succeeded."""
@@ -107,10 +109,10 @@ class Inversion:
             size = self.change.size()
             self.largest = max(self.largest, float(size.detach()))
             self.reached = 0.7 * self.reached + 0.3 * share
-            if math.isinf(self.bound) and share >= chosen.success and float(size.detach()) < self.best:
+            if math.isinf(self.bound) and share >= self.success and float(size.detach()) < self.best:
                 self.best = float(size.detach())
                 self.kept = [p.detach().clone() for p in self.change.parameters]
-            enough = share >= chosen.success if math.isinf(self.bound) else float(size.detach()) > self.bound
+            enough = share >= self.success if math.isinf(self.bound) else float(size.detach()) > self.bound
             self.weight = min(self.weight * chosen.grow, high) if enough else max(self.weight / chosen.grow, low)
             loss = F.cross_entropy(logits, wanted) + self.weight * size
             self.optimizer.zero_grad()
@@ -139,4 +141,5 @@ def begin(
     shape = tuple(images.pixels.shape[1:])
     assert len(shape) == 3
     change = family.start((shape[0], shape[1], shape[2]), generator, images.pixels.device)
-    return Inversion(model, change, family.rate, aim, others, settings, generator)
+    success = family.success if settings.success is None else settings.success
+    return Inversion(model, change, family.rate, aim, others, settings, success, generator)

@@ -28,7 +28,7 @@ from harden.types import ClassEvidence, Evidence, Images, Run, Splits, Status, T
 
 
 def default_families() -> tuple[Family, ...]:
-    return (Patch(), Additive(), Spectral(), Spectral("smooth", frequencies=6), Warp(), Tone())
+    return (Patch(), Additive(), Spectral(), Spectral("smooth", trust=0.8, frequencies=6), Warp(), Tone())
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class SmallestChange:
     glance: int = 20
     """Steps that every class gets."""
     look: int = 27
-    """Further steps for the easiest classes; as many once more, if one of them then begins to look strange; and a last
-    time, if it is still hard to say."""
+    """Further steps for the easiest classes; as many once more, if one of them then begins to look strange; and all of
+    them from another start, if it is still hard to say: the smaller change of both counts."""
     hopeless: float = 1.3
     """What a family's strangest class has to reach for the second look."""
     looked: int = 3
@@ -52,7 +52,7 @@ class SmallestChange:
     """A class this many times easier to reach than the usual one is called the target of a backdoor."""
     beside: float = 0.6
     """A second target has to be this near to the strangest class of all: a target drags its neighbours along."""
-    usual: float = 1.8
+    usual: float = 2.0
     """Under this, nothing is called strange. A family that is over it for a target stands in for its trigger."""
     shifts: tuple[int, ...] = (1, 2)
     """For all-to-all attacks: how many classes each image is moved on; shifts are compared with one another."""
@@ -112,15 +112,21 @@ class SmallestChange:
         promising = sorted(aims, key=lambda a: (_promise(searches[a]), aims.index(a)))[: self.looked]
         promising += [a for a in aims[:2] if a not in promising]
         found: list[Strange] = []
-        for look, again in enumerate(("again", "once more", "a last time")):
+        for look, again in enumerate(("again", "once more", "from another start")):
             best = max((s.score for s in found), default=math.inf)
             decided = best < self.hopeless if look == 1 else best < self.usual or best > 2 * self.strange
             if look and decided:
                 task.advance(self.look * len(promising) * (look == 1), f"{family.name} is decided")
                 break
             for aim in promising:
-                if len(searches[aim].images) and time.monotonic() < deadline:
-                    searches[aim].run(self.look)
+                search, steps = searches[aim], self.look
+                if look == 2:
+                    generator = torch.Generator().manual_seed(seed + 500)
+                    search = begin(model, family, aim, images, self.search, generator)
+                    steps = self.glance + 2 * self.look
+                if len(search.images) and time.monotonic() < deadline:
+                    search.run(steps)
+                searches[aim] = min(searches[aim], search, key=lambda s: (not s.kept, s.size()))
                 task.advance(self.look, f"{family.name}, {_called(aim, model)} {again}")
             chosen = {aim: searches[aim] for aim in promising}
             found = [Strange(family, a, family.trust * _usual(chosen, a) / chosen[a].size(), chosen[a]) for a in chosen]

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.architectures import reference
 from harden.network import Classifier, close, units
-from harden.pruning import proof
+from harden.pruning import guard, proof
 from harden.pruning.spare import Spare
 from harden.pruning.surgery import operate
 from harden.types import Filter, Proposal, Pruned, Run
@@ -20,7 +20,7 @@ LAYERS = ["stem.0", "middle.0", "middle.3.0"]  # of "plain": 8, 12 and 8 filters
 
 
 def spare(model: Classifier, *guilty: Filter, most: float = EVERYTHING, layer: float = 0.5) -> tuple[Filter, ...]:
-    return Spare(most, layer, align=4)(model, splits(), guilty, Run())
+    return Spare(most, layer, align=4, first=0.0)(model, splits(), guilty, Run())
 
 
 def cut(model: Classifier, proposal: Proposal, price: float = 1.0) -> Pruned:
@@ -43,6 +43,15 @@ def test_the_cheapest_filters_of_a_layer() -> None:
 
 def test_nothing_that_clean_images_need() -> None:
     assert spare(network("plain"), most=0.0) == ()
+
+
+def test_the_cheapest_group_goes_if_it_is_not_too_dear() -> None:
+    def first(price: float) -> tuple[Filter, ...]:
+        return Spare(0.0, 0.5, align=4, first=price)(network("plain"), splits(), (), Run())
+
+    assert first(1e-9) == ()
+    (layer,) = {f.layer for f in first(EVERYTHING)}
+    assert set(first(EVERYTHING)) == {f for f in spare(network("plain")) if f.layer == layer}
 
 
 def test_guilty_filters_count_towards_their_group() -> None:
@@ -88,11 +97,22 @@ def test_surgery_cuts_them(guilty: tuple[Filter, ...]) -> None:
     assert gap < 1e-5  # the weights went through float32
 
 
-@pytest.mark.parametrize("price", [-1.0, 1.0], ids=["the guard refuses", "it would empty the layer"])
-def test_what_cannot_go_stays_open_and_untouched(price: float) -> None:
+def test_of_a_group_of_groups_as_many_go_as_the_guard_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network("plain")
-    proposed = spare(model) if price < 0 else tuple(units(model)["stem.0"].filters())
-    pruned = cut(model, Proposal((), spare=proposed), price)
+    monkeypatch.setattr(guard.Guard, "drop", lambda _, rows: 0.5 if len({i for _, i in rows}) > 4 else 0.0)
+    proposal = Proposal((), spare=tuple(units(model)["middle.0"].filters()[:9]))
+    assert Counter(f.layer for f in cut(model, proposal, 0.1).removed) == {"middle.0": 4}
+
+
+def test_a_layer_is_not_emptied() -> None:
+    model = network("plain")
+    pruned = cut(model, Proposal((), spare=tuple(units(model)["stem.0"].filters())))
+    assert Counter(f.layer for f in pruned.removed) == {"stem.0": 4}
+
+
+def test_what_cannot_go_stays_open_and_untouched() -> None:
+    model = network("plain")
+    pruned = cut(model, Proposal((), spare=spare(model)), price=-1.0)
     assert (pruned.removed, pruned.masked, pruned.refusals) == ((), (), ())
     after = pruned.module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in model.network.state_dict().items())
