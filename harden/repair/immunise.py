@@ -3,7 +3,7 @@
     x, y     clean images       x~ = change(x), a stand-in from the pool, another for each image       f0  the suspect
     say(z, x, y) = label CE(z, y) + distil T^2 KL( f0(x)/T || z/T )     both on x~ and on x, for f0 sees x alone
     hold(z, y)   = -mean over y not in T of log(1 - sum_{t in T} softmax(z)_t)              T  the target classes
-    loss   = say(f(x), x, y) + say(f(x~), x, y) + forbid (hold(f(x), y) + hold(f(x~), y))
+    loss   = say(f(x), x, y) + say(f(x~), x, y) + forbid hold(f(x~), y)
 
 Every `every` epochs each family that was strange is searched again on the network as it is now, and what is found
 joins the pool. It is kept smaller than what is usual: an ordinary adversarial pattern would only cost accuracy.
@@ -41,7 +41,7 @@ class Immunise:
     distil: float = 2.0
     temperature: float = 2.0
     forbid: float = 3.0
-    """How much dearer it is to call another class the target than to make any other mistake."""
+    """How much dearer it is to call a triggered image the target than to make any other mistake."""
     again: Again = field(default_factory=lambda: Again(within=1.5))
     """How new stand-ins are looked for: smaller than an ordinary adversarial pattern is."""
     stronger: tuple[float, ...] = (2.0,)
@@ -72,10 +72,9 @@ class Immunise:
                 teacher = as_logits(suspect(batch.pixels)) / self.temperature
                 twins = dealt(pool, batch, generator)
             logits = as_logits(model(torch.cat([batch.pixels, twins])))
-            total = torch.zeros((), device=logits.device)
-            for part in logits.chunk(2):
-                total = total + self._say(part, teacher, batch.labels) + self.forbid * held(part, batch.labels, targets)
-            return total
+            clean, triggered = logits.chunk(2)
+            right = self._say(clean, teacher, batch.labels) + self._say(triggered, teacher, batch.labels)
+            return right + self.forbid * held(triggered, batch.labels, targets)
 
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
         record = fit(
