@@ -48,7 +48,7 @@ class SmallestChange:
     """What a family's strangest class has to reach for the second look."""
     looked: int = 3
     """How many classes that is, in each family; the two whose features are easiest to move always belong to them."""
-    strange: float = 2.5
+    strange: float = 2.3
     """A class this many times easier to reach than the usual one is called the target of a backdoor."""
     beside: float = 0.6
     """A second target has to be this near to the strangest class of all: a target drags its neighbours along."""
@@ -201,14 +201,16 @@ def _usual(searches: Mapping[Aim, Inversion], aim: Aim) -> float:
     """The median of the others: the lower one of two, so as not to make much of little.
 
     A search that never succeeded knows only how large its tries were, which may be far too large. Where the median is
-    such a one, the largest that did succeed is what is usual, if there is any.
+    such a one and smaller ones did succeed, what is usual lies between it and the largest of these.
     """
     others = sorted((s for other, s in searches.items() if other != aim), key=lambda s: s.size())
     if not others:
         return searches[aim].size()
     median = others[(len(others) - 1) // 2]
     known = [s for s in others if s.kept]
-    return median.size() if median.kept or not known else min(median.size(), known[-1].size())
+    if median.kept or not known:
+        return median.size()
+    return min(median.size(), math.sqrt(median.size() * known[-1].size()))
 
 
 def _called(aim: Aim, model: Classifier) -> str:

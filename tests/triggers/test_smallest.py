@@ -40,7 +40,7 @@ def test_backdoored_with_the_right_target(found: Evidence) -> None:
     assert found.status == "backdoored"
     assert found.target_classes == (TARGET,)
     scores = {e.label: e.score for e in found.evidence if e.label >= 0}
-    assert scores[TARGET] > 2.5
+    assert scores[TARGET] > 2.3
     assert max(scores[1], scores[2]) < 1
     assert {e.method for e in found.evidence} == {"patch"}
     assert "red (patch," in found.why
@@ -117,9 +117,11 @@ def test_what_is_usual_is_told_by_searches_that_succeeded_if_there_are_any(model
     failed: dict[Aim, Inversion] = {ToClass(k): search(40 + k, False) for k in (3, 4, 5)}
     assert _usual(mine, ToClass(0)) == 1
     assert _usual({**mine, **failed}, ToClass(0)) == 44
-    assert _usual({**mine, **failed, ToClass(6): search(3, True)}, ToClass(0)) == 3
+    assert _usual({**mine, **failed, ToClass(6): search(11, True)}, ToClass(0)) == pytest.approx(math.sqrt(43 * 11))
     others: dict[Aim, Inversion] = {ToClass(k): search(k, True) for k in (6, 7, 8)}
     assert _usual({**mine, **failed, **others}, ToClass(0)) == 8
+    large: dict[Aim, Inversion] = {ToClass(k): search(50, True) for k in (6, 7)}
+    assert _usual({**mine, **failed, **large}, ToClass(0)) == 45
     assert _usual({**mine, **others}, ToClass(0)) == 7
 
 
