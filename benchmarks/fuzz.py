@@ -3,20 +3,23 @@
     python benchmarks/fuzz.py [FILES] [SEED]
 
 Each seed file (every format that is read) is cut, flipped, spliced and overwritten at random places. Anything else
-than success or a HardenError, or more than ten seconds, is reported with the seed that makes it again.
+than success or a HardenError, more than ten seconds of processor time, or more memory than the limit for files, their
+tensors and what was in use before together, is reported with the seed that makes it again.
 """
 
 from __future__ import annotations
 
 import io
 import random
+import resource
+import signal
 import sys
 import tempfile
-import time
 import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -25,7 +28,26 @@ from harden.errors import HardenError
 from harden.loading import load
 
 LIMIT = 10.0
-"""Seconds for one file."""
+"""Seconds of processor time for one file."""
+MAX_SIZE = 1 << 26
+"""What the files may unpack to: --max-size."""
+WARM = 200
+"""Files after which every library has been loaded."""
+MEMORY = 4 * MAX_SIZE
+"""Bytes by which the process may outgrow its size after the first files: a file, its tensors, a copy, the network."""
+
+
+class HangError(BaseException):
+    """Raised in the middle of a file that takes too long; no handler of ordinary errors takes it for one."""
+
+
+def _hangs(*_: object) -> NoReturn:
+    raise HangError
+
+
+def peak() -> int:
+    """The most memory that this process has ever had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def network() -> nn.Module:
@@ -106,27 +128,39 @@ def run(files: int, seed: int, *, quick: bool = False) -> tuple[Counter[str], li
             "nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))\n"
         )
         path = Path(folder) / "model"
+        usual = peak()
+        signal.signal(signal.SIGPROF, _hangs)
         for number in range(files):
             rng = random.Random(f"{seed}/{number}")
             name = rng.choice(list(originals))
             path.write_bytes(mutate(originals[name], list(originals.values()), rng))
             named = None if name in ("whole module", "onnx") else f"{arch}:net"
-            start = time.monotonic()
+            signal.setitimer(signal.ITIMER_PROF, LIMIT)
             try:
-                load(path, arch=named, mean=[0], std=[1], input_size=[3, 8, 8], max_size=1 << 26)
+                load(path, arch=named, mean=[0], std=[1], input_size=[3, 8, 8], max_size=MAX_SIZE)
                 outcomes["opened"] += 1
             except HardenError as error:
                 outcomes[type(error).__name__] += 1
+            except HangError:
+                failures.append(
+                    f"file {number} of seed {seed} ({name}): over {LIMIT:.0f} s in\n{traceback.format_exc()}"
+                )
             except Exception:
                 failures.append(f"file {number} of seed {seed} ({name}):\n{traceback.format_exc(limit=-4)}")
-            if time.monotonic() - start > LIMIT:
-                failures.append(f"file {number} of seed {seed} ({name}): {time.monotonic() - start:.1f} s")
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+            if number < WARM:
+                usual = peak()
+            elif peak() > usual + MEMORY:
+                failures.append(f"file {number} of seed {seed} ({name}): {(peak() - usual) >> 20} MiB more than before")
+                usual = peak()
     return outcomes, failures
 
 
 if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     found, wrong = run(count, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    print(dict(found))
+    print(f"{count} files: " + ", ".join(f"{name} {number}" for name, number in found.most_common()))
+    print(f"at most {peak() >> 20} MiB of memory, with torch and ONNX Runtime")
     print("\n".join(wrong[:20]) or "nothing else happened")
     sys.exit(bool(wrong))

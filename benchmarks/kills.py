@@ -33,6 +33,8 @@ WHOLE = (
 )  # fmt: skip
 SAME = ("pruning.json", "model.safetensors")
 """What two runs of one seed have in common byte by byte."""
+PATIENCE = 7200.0
+"""Seconds that a run may take that is not killed: the machine may have other things to do."""
 ROUND = 5
 """Runs in a round: the last one is not killed."""
 
@@ -101,7 +103,7 @@ def run(kills: int, seed: int) -> tuple[Counter[str], list[str]]:
         for _ in range(2):  # the first one is slower than the others
             shutil.rmtree(untouched, ignore_errors=True)
             began = time.monotonic()
-            code = wait(start(sample, untouched, log, resume=False), 600)
+            code = wait(start(sample, untouched, log, resume=False), PATIENCE)
             times.append(time.monotonic() - began)
             if code != MAY_SHIP:
                 return outcomes, [f"the run that nobody touched ended with {code}: {log.read_text()}"]
@@ -110,7 +112,7 @@ def run(kills: int, seed: int) -> tuple[Counter[str], list[str]]:
             number += 1
             resume, last = number // ROUND % 2 == 1, number % ROUND == 0
             out = place / "run"
-            code = wait(start(sample, out, log, resume=resume), 600 if last else next(moments) * times[-1])
+            code = wait(start(sample, out, log, resume=resume), PATIENCE if last else next(moments) * times[-1])
             if code == -signal.SIGKILL:
                 outcomes["killed"] += 1
                 stages = len(list(place.glob(f"{PREFIX}*/*.safetensors")))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.errors import BadModel, HardenError, UsageError
-from harden.loading import architecture, onnx_network, statedict, trusted
+from harden.loading import architecture, limits, onnx_network, statedict, trusted
 from harden.loading import contract as contracts
 from harden.loading.contents import Contents
 from harden.loading.fit import fit
@@ -242,11 +242,16 @@ def _check_weights(module: nn.Module, path: Path) -> None:
 def _try(module: nn.Module, size: tuple[int, int, int], path: Path) -> tuple[int, bool]:
     """One forward pass: the number of logits, and whether they look like probabilities."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), limits.bounded():
             output: Tensor = module(torch.linspace(-1, 1, 2 * size[0] * size[1] * size[2]).view(2, *size))
     except HardenError:
         raise
     except Exception as error:  # a foreign network may fail in any way
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise BadModel(
+                f"{path}: the network takes more than {limits.ROOM >> 30} GiB of memory for two images of {list(size)}",
+                hint="no classifier needs as much: check input_size, or ask what the network is",
+            ) from None
         raise BadModel(
             f"{path}: the network does not take images of {list(size)}: {type(error).__name__}: {str(error)[:300]}",
             hint="check input_size (channels, height, width) in the contract or --input-size",

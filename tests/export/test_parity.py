@@ -87,5 +87,5 @@ def test_no_images_is_no_parity(network: nn.Module, exported: OnnxFile, images: 
 
 
 def test_every_tolerance_has_its_reason() -> None:
-    assert set(TOLERANCES) == {"fp32", "fp16", "int8"}
+    assert set(TOLERANCES) == {"fp32", "fp16", "int8", "pt2"}
     assert all(len(t.reason) > 40 for t in TOLERANCES.values())

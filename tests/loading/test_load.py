@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,16 @@ def test_a_timm_folder_brings_its_settings(tmp_path: Path) -> None:
     suspect = load(tmp_path)
     assert suspect.contract.input_size == (3, 64, 64)
     assert torch.equal(suspect.module(torch.ones(1, 3, 64, 64)), net(torch.ones(1, 3, 64, 64)))
+
+
+def test_a_network_that_asks_for_absurd_memory_is_refused(tmp_path: Path) -> None:
+    """Its file is small: only its settings are large, and the system would kill who obeys them."""
+    net = nn.Sequential(nn.Upsample(scale_factor=5000), nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    torch.save(net, tmp_path / "m.pt")
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(BadModel, match=r"more than 8 GiB of memory for two images of \[3, 16, 16\]"):
+        load(tmp_path / "m.pt", **HOW)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 
 def test_torchscript_runs_only_on_trust(tmp_path: Path) -> None:
