@@ -121,6 +121,17 @@ def test_a_whole_module_needs_no_architecture(form: str, tmp_path: Path, monkeyp
     assert torch.equal(suspect.module(torch.ones(1, 3, 16, 16)), net(torch.ones(1, 3, 16, 16)))
 
 
+def test_a_number_that_changed_on_its_way_is_noticed_in_a_whole_module(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(network(), path)
+    data = bytearray(path.read_bytes())
+    weights = network().state_dict()["0.weight"].numpy().tobytes()
+    data[data.index(weights) + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadModel, match="damaged.*CRC"):
+        load(path, **HOW)
+
+
 def test_a_hook_in_a_whole_module_is_refused(tmp_path: Path) -> None:
     net = network()
     net[0]._forward_hooks[0] = nn.functional.relu  # type: ignore[index, union-attr]

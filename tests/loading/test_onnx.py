@@ -141,6 +141,17 @@ def test_a_tensor_that_brings_no_data_is_refused(tmp_path: Path) -> None:
         inspect(tmp_path / "m.onnx")
 
 
+def test_an_attribute_without_a_value_is_refused(tmp_path: Path) -> None:
+    model = graph()
+    attribute = next(a for node in model.graph.node for a in node.attribute)
+    for field in ("i", "ints", "f", "s"):
+        attribute.ClearField(field)
+    attribute.type = onnx.AttributeProto.UNDEFINED
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BadModel, match="without a value"):
+        load(tmp_path / "m.onnx", mean=[0], std=[1])
+
+
 def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(graph().SerializeToString()[:-40])
     with pytest.raises(BadModel, match="damaged"):
