@@ -184,7 +184,9 @@ def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, bytes):
             plain[key] = value.decode("utf-8", "replace")
         elif value is None:
-            raise BadModel(f"the ONNX graph has an attribute {key[:40]!r} without a value", hint="ask for the file again")
+            raise BadModel(
+                f"the ONNX graph has an attribute {key[:40]!r} without a value", hint="ask for the file again"
+            )
         else:
             plain[key] = value if isinstance(value, int | float | str) else list(value)
     return plain

@@ -128,7 +128,7 @@ def test_a_number_that_changed_on_its_way_is_noticed_in_a_whole_module(tmp_path:
     weights = network().state_dict()["0.weight"].numpy().tobytes()
     data[data.index(weights) + 5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BadModel, match="damaged.*CRC"):
+    with pytest.raises(BadModel, match=r"damaged.*CRC"):
         load(path, **HOW)
 
 
