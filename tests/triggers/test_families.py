@@ -93,7 +93,7 @@ def test_sizes_are_those_of_an_image_of_32_pixels(side: int) -> None:
     assert float(added.size().detach()) == pytest.approx(32 * math.sqrt(3) * 0.1, rel=1e-4)
     mask = torch.full((1, 1, side, side), -20.0)
     mask[..., : side // 2, : side // 2] = 20
-    assert float(set_to(begun(Patch(), shape), mask, 0).size()) == pytest.approx(256, rel=1e-4)
+    assert float(set_to(begun(Patch(), shape), mask, 0).size().detach()) == pytest.approx(256, rel=1e-4)
 
 
 def test_a_patch_shows_its_pattern_where_its_mask_is() -> None:
