@@ -44,19 +44,6 @@ OLD = Path(__file__).parent / "fixtures" / "run-first"
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    pytest.importorskip("model_signing", reason="the extra 'sign' is not installed")
-    from cryptography.hazmat.primitives import serialization as pem
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    private, public = (tmp_path_factory.mktemp("keys") / name for name in ("key.pem", "key.pub"))
-    private.write_bytes(key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo))
-    return private, public
-
-
-@pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = hand_made.as_received(tmp_path_factory.mktemp("sample"))
     hand_made.save_pictures(hand_made.pictures(30, 6), folder / "verify")

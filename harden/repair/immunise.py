@@ -23,6 +23,7 @@ from torch import Tensor
 
 from harden.network import Classifier, as_logits
 from harden.repair.augment import CropAndFlip, tolerated
+from harden.repair.losses import distilled
 from harden.repair.train import Schedule, fit
 from harden.triggers.smallest import Again, stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
@@ -69,7 +70,7 @@ class Immunise:
 
         def loss(model: Classifier, batch: Images) -> Tensor:
             with torch.no_grad():
-                teacher = as_logits(suspect(batch.pixels)) / self.temperature
+                teacher = as_logits(suspect(batch.pixels))
                 twins = dealt(pool, batch, generator)
             logits = as_logits(model(torch.cat([batch.pixels, twins])))
             clean, triggered = logits.chunk(2)
@@ -90,9 +91,8 @@ class Immunise:
         return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers)}
 
     def _say(self, logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        t = self.temperature
-        apart = F.kl_div((logits / t).log_softmax(1), teacher.softmax(1), reduction="batchmean")
-        return self.label * F.cross_entropy(logits, labels) + self.distil * t * t * apart
+        apart = distilled(logits, teacher, self.temperature)
+        return self.label * F.cross_entropy(logits, labels) + self.distil * apart
 
 
 def together(first: Images, second: Images) -> Images:

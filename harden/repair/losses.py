@@ -39,3 +39,9 @@ def accuracy(model: Classifier, images: Images) -> Rate:
 def clean_loss(model: Classifier, images: Images) -> float:
     """Mean cross-entropy in eval mode."""
     return float(F.cross_entropy(as_logits(predict(model, images)), images.labels))
+
+
+def distilled(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL( teacher / T || logits / T ), the mean over the images."""
+    wanted = (teacher / temperature).softmax(1)
+    return temperature**2 * F.kl_div((logits / temperature).log_softmax(1), wanted, reduction="batchmean")

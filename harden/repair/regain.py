@@ -21,6 +21,7 @@ from torch import Tensor
 
 from harden.network import Classifier, as_logits
 from harden.repair.augment import CropAndFlip, tolerated
+from harden.repair.losses import distilled
 from harden.repair.train import Schedule, fit
 from harden.types import Images, Run, Splits
 
@@ -42,17 +43,16 @@ class Regain:
     """Of the random crop."""
 
     def __call__(self, model: Classifier, before: Classifier, splits: Splits, run: Run) -> Mapping[str, Any]:
-        t = self.temperature
         generator = torch.Generator().manual_seed(run.seed)
         before.eval()
 
         def loss(model: Classifier, batch: Images) -> Tensor:
             asked = torch.cat([batch.pixels, self.mixed(batch.pixels, generator)])
             with torch.no_grad():
-                teacher = (as_logits(before(asked)) / t).softmax(1)
+                teacher = as_logits(before(asked))
             logits = as_logits(model(asked))
-            apart = F.kl_div((logits / t).log_softmax(1), teacher, reduction="batchmean")
-            return F.cross_entropy(logits[: len(batch)], batch.labels) + self.distil * t * t * apart
+            apart = distilled(logits, teacher, self.temperature)
+            return F.cross_entropy(logits[: len(batch)], batch.labels) + self.distil * apart
 
         return fit(
             model,

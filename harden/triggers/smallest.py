@@ -119,14 +119,12 @@ class SmallestChange:
                 task.advance(self.look * len(promising) * (look == 1), f"{family.name} is decided")
                 break
             for aim in promising:
-                search, steps = searches[aim], self.look
-                if look == 2:
-                    generator = torch.Generator().manual_seed(seed + 500)
-                    search = begin(model, family, aim, images, self.search, generator)
-                    steps = self.glance + 2 * self.look
-                if len(search.images) and time.monotonic() < deadline:
-                    search.run(steps)
-                searches[aim] = min(searches[aim], search, key=lambda s: (not s.kept, s.size()))
+                if len(searches[aim].images) and time.monotonic() < deadline:
+                    if look < 2:
+                        searches[aim].run(self.look)
+                    else:
+                        other = self._afresh(model, family, aim, images, seed + 500)
+                        searches[aim] = min(searches[aim], other, key=lambda s: (not s.kept, s.size()))
                 task.advance(self.look, f"{family.name}, {_called(aim, model)} {again}")
             chosen = {aim: searches[aim] for aim in promising}
             found = [Strange(family, a, family.trust * _usual(chosen, a) / chosen[a].size(), chosen[a]) for a in chosen]
@@ -169,11 +167,15 @@ class SmallestChange:
         changes = [strange.search.result()]
         for copy in range(1, self.copies):
             if time.monotonic() < run.deadline:
-                generator = torch.Generator().manual_seed(run.seed + 1000 * copy)
-                again = begin(model, strange.family, strange.aim, images, self.search, generator)
-                again.run(self.glance + 2 * self.look)
+                again = self._afresh(model, strange.family, strange.aim, images, run.seed + 1000 * copy)
                 changes.append(again.result())
         return changes
+
+    def _afresh(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Inversion:
+        """The whole search from another start."""
+        search = begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed))
+        search.run(self.glance + 2 * self.look)
+        return search
 
 
 @dataclass(frozen=True, eq=False)

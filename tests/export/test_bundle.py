@@ -168,19 +168,6 @@ def test_a_statement_cannot_contradict_itself(folder: Path) -> None:
 # --- the signature
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    pytest.importorskip("model_signing", reason="the extra 'sign' is not installed")
-    from cryptography.hazmat.primitives import serialization as pem
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    private, public = (tmp_path_factory.mktemp("keys") / name for name in ("key.pem", "key.pub"))
-    private.write_bytes(key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo))
-    return private, public
-
-
 def test_a_signed_folder_verifies_also_elsewhere(folder: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     private, public = keys
     assert sign_folder(folder, private) == folder / SIGNATURE

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from harden.network import Classifier, close, predict, units
+from harden.repair import immunise
 from harden.repair.augment import CropAndFlip, tolerated
 from harden.repair.immunise import Immunise, dealt, held
 from harden.repair.train import Schedule
@@ -75,6 +77,23 @@ def test_it_learns_from_the_images_for_choosing_as_well(planted: Planted, plante
         replace(QUICK)(model, planted.model, splits, planted.evidence, Run())
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert not torch.equal(*weights)
+
+
+def test_only_stand_ins_are_forbidden_the_target(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(immunise, "dealt", lambda *dealt: torch.zeros_like(dealt[1].pixels))
+
+    def noted(*called: Any) -> torch.Tensor:
+        seen.append(called[0].detach())
+        return torch.zeros(())
+
+    monkeypatch.setattr(immunise, "held", noted)
+    QUICK(planted.model.copy(), planted.model, planted_splits, planted.evidence, Run())
+    assert seen
+    for logits in seen:  # stand-ins are all the same black picture here, clean images are not
+        torch.testing.assert_close(logits, logits[:1].expand_as(logits))
 
 
 def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, planted_splits: Splits) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +101,23 @@ def test_a_search_without_time_does_not_call_anything_clean(model: Classifier) -
 def test_strange_but_not_strange_enough_is_inconclusive(model: Classifier) -> None:
     unsure = replace(ONE_FAMILY, strange=1000.0)(model, splits(), Run())
     assert (unsure.status, unsure.target_classes, unsure.triggers) == ("inconclusive", (), ())
+
+
+def test_what_is_hard_to_say_is_searched_from_another_start(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    real = SmallestChange._afresh
+
+    def counted(*called: Any) -> Inversion:
+        seeds.append(called[-1])
+        return real(*called)
+
+    monkeypatch.setattr(SmallestChange, "_afresh", counted)
+    short = replace(ONE_FAMILY, shifts=(), strange=1000.0)
+    short(model, splits(), Run())
+    assert len(seeds) == 3, "every promising class once, so that they stay comparable"
+    seeds.clear()
+    replace(short, usual=1e9)(model, splits(), Run())
+    assert seeds == []
 
 
 def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
