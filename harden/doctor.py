@@ -12,7 +12,11 @@ from pathlib import Path
 from harden.errors import MAY_SHIP, TROUBLE
 from harden.options import Format
 
-OPTIONAL = {"timm": "architectures by the name timm:NAME", "model-signing": "signed run folders"}
+OPTIONAL = {
+    "timm": "architectures by the name timm:NAME",
+    "model-signing": "signed run folders",
+    "picklescan": "a second opinion in `harden inspect`",
+}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin
 """The safest first."""
 
 
-def scan_folder(folder: Path, max_size: int, *, trust_code: bool = False) -> Scanned:
+def scan_folder(folder: Path, max_size: int, **how: bool) -> Scanned:
     """The weights in a folder, with what config.json says of architecture and inputs."""
     present = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
     if not present:
@@ -27,7 +27,7 @@ def scan_folder(folder: Path, max_size: int, *, trust_code: bool = False) -> Sca
     weights = present[0]
     if not weights.resolve().is_relative_to(folder.resolve()):
         raise BadModel(f"{weights} is a link that leaves its folder", hint="copy the file into the folder")
-    scanned = scan(weights, max_size, trust_code=trust_code)
+    scanned = scan(weights, max_size, **how)
     config = folder / "config.json"
     if not config.is_file():
         return scanned

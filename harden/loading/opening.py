@@ -111,7 +111,7 @@ def inspect(
 ) -> Inspection:
     """Says what a file is without running it; what is unknown about it is said and not refused."""
     said = _said(path, contract_file, {"mean": mean, "std": std, "input_size": input_size})
-    scanned = _scanned(path, max_size or MAX_SIZE)
+    scanned = _scanned(path, max_size or MAX_SIZE, ask_others=True)
     contents = scanned.contents
     said.append(("the model file", contents.contract))
     weights = statedict.find(contents)
@@ -149,10 +149,8 @@ def uses(contents: Contents, spec: str | None) -> Mapping[str, str]:
     return {"inspect": "yes", "scan": need, "verify": need, "clean": need}
 
 
-def _scanned(path: Path, max_size: int, *, trust_code: bool = False) -> Scanned:
-    if path.is_dir():
-        return scan_folder(path, max_size, trust_code=trust_code)
-    return scan(path, max_size, trust_code=trust_code)
+def _scanned(path: Path, max_size: int, **how: bool) -> Scanned:
+    return scan_folder(path, max_size, **how) if path.is_dir() else scan(path, max_size, **how)
 
 
 def _said(path: Path, named: Path | None, overrides: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harden.errors import BadModel, UnsafeFile
@@ -17,6 +17,7 @@ from harden.loading.archive import Archive, open_archive
 from harden.loading.contents import Contents
 from harden.loading.opcodes import DamagedError
 from harden.loading.rules import MAX_SIZE, RULES, finding, is_unsafe
+from harden.loading.second_opinion import second_opinion
 from harden.types import Finding, Source
 
 
@@ -57,8 +58,11 @@ def read_bytes(path: Path, max_size: int = MAX_SIZE) -> bytes:
     return data
 
 
-def scan(path: Path, max_size: int = MAX_SIZE, *, trust_code: bool = False) -> Scanned:
-    """Reads and judges a file. UnsafeFile where it holds anything that is not known to be harmless."""
+def scan(path: Path, max_size: int = MAX_SIZE, *, trust_code: bool = False, ask_others: bool = False) -> Scanned:
+    """Reads and judges a file. UnsafeFile where it holds anything that is not known to be harmless.
+
+    ask_others    what other scanners say is found as well, and changes nothing
+    """
     data = read_bytes(path, max_size)
     digest = hashlib.sha256(data).hexdigest()
     try:
@@ -72,6 +76,8 @@ def scan(path: Path, max_size: int = MAX_SIZE, *, trust_code: bool = False) -> S
             f"{path} is truncated or damaged: {error} ({len(data)} bytes, sha256 {digest[:16]}...)",
             hint="ask for the file again and compare its size and checksum with the sender's",
         ) from None
+    if ask_others:
+        contents = replace(contents, findings=contents.findings + second_opinion(data, contents))
     if not trust_code:
         refuse(path, contents.findings, contents.about)
     return Scanned(Source(path, digest, contents.format, len(data), contents.findings), contents, data)
