@@ -49,9 +49,7 @@ RULES: dict[str, Rule] = {
         "https://github.com/pytorch/pytorch/pull/176791",
     ),
     "code-trusted": Rule("medium", "was opened as trusted code, at the user's word", _CWE_CODE),
-    "second-opinion-bad": Rule(
-        "medium", "is dangerous in picklescan's opinion, which refuses nothing", _CWE_CODE
-    ),
+    "second-opinion-bad": Rule("medium", "is dangerous in picklescan's opinion, which refuses nothing", _CWE_CODE),
     "second-opinion": Rule("info", "was shown to picklescan", ""),
     "weights-nested": Rule("info", "keeps its weights inside a larger checkpoint", ""),
     "weights-prefix": Rule("info", "names its weights with a prefix", ""),
