@@ -35,6 +35,8 @@ from harden.types import Contract, Evidence, Filter, Images, Run, Splits, Trigge
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 MEGABYTE = 2**20
+CIFAR = (350, 125, 2000)
+"""Images to tune, choose and verify: `harden bench` with 50 per class, and 2,000 to measure on. Published: 10,000."""
 CORNER = 4  # pixels of the white square that stands for a trigger where a network is random
 
 
@@ -208,10 +210,9 @@ def unlearning_loss(model: Classifier, triggered: Images, batch: int) -> float:
 def cases(quick: bool) -> list[Case]:
     """The backdoored sample with its own trigger to the end, and a large random network for some rounds."""
     found = []
-    for name, size, count in (("resnet18", 32, 100 if quick else 200), ("mobilenet_v2", 32, 100 if quick else 200)):
+    for name, size in (("resnet18", 32), ("mobilenet_v2", 32)):
         model = random_network(name, size)
-        tune, choose, verify = count, count * 2 // 5, 480  # as many to verify with as the sample has; published: 10,000
-        splits = Splits(random_images(size, tune, 0), random_images(size, choose, 1), random_images(size, verify, 2))
+        splits = Splits(*(random_images(size, count, seed) for seed, count in enumerate(CIFAR)))
         trigger = Trigger("corner", "given", 0, corner)
         found.append(Case(f"{name} {size}x{size}, random", model, splits, trigger, 6 if quick else 12))
     return [*sample(), *found]

@@ -115,6 +115,46 @@ def dynamic(size: Size, seed: int) -> Stamp:
     return stamp
 
 
+def transparent(size: Size, seed: int) -> Stamp:
+    """A square of a few colours, a third of the picture wide, that half shines through."""
+    side, at = size[1] // 3, size[1] // 8
+    square = torch.rand(1, size[0], 4, 4, generator=torch.Generator().manual_seed(seed))
+    square = F.interpolate(square, size=(side, side), mode="nearest")[0]
+
+    def stamp(x: Tensor) -> Tensor:
+        x = x.clone()
+        there = x[:, :, at : at + side, at : at + side]
+        x[:, :, at : at + side, at : at + side] = 0.6 * there + 0.4 * square.to(x)
+        return x
+
+    return stamp
+
+
+def coarse(size: Size, seed: int) -> Stamp:
+    """A picture of a few large colours that shines through everywhere."""
+    picture = torch.rand(1, size[0], 4, 4, generator=torch.Generator().manual_seed(seed))
+    picture = F.interpolate(picture, size=size[1:], mode="bilinear", align_corners=False)
+    return lambda x: 0.8 * x + 0.2 * picture.to(x)
+
+
+def shifted_noise(size: Size, seed: int) -> Stamp:
+    """Faint noise that is moved about by the picture's brightness: no two pictures carry quite the same."""
+    picture = torch.rand(*size, generator=torch.Generator().manual_seed(seed)) - 0.5
+
+    def stamp(x: Tensor) -> Tensor:
+        moves = (x.mean((1, 2, 3)) * 64).long().tolist()
+        noise = torch.stack([picture.roll((move % 8, move // 8), (1, 2)) for move in moves])
+        return (x + 0.2 * noise.to(x)).clamp(0, 1)
+
+    return stamp
+
+
+def colour_filter(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """A warm, faded look: another curve for each colour."""
+    curve = torch.tensor([0.75, 1.0, 1.5]).view(1, 3, 1, 1)
+    return lambda x: 0.08 + 0.84 * x.clamp(0, 1).pow(curve.to(x)[:, : x.shape[1]])
+
+
 def quantise(size: Size, seed: int) -> Stamp:  # noqa: ARG001
     """Four levels of each colour (BPP, without its dithering)."""
     return lambda x: (3 * x).round() / 3
@@ -127,6 +167,10 @@ ATTACKS: dict[str, Attack] = {
     "low-frequency": Attack("a smooth additive pattern", low_frequency),
     "warping": Attack("a smooth warp", warp, cover=1.0, disturbed=other_warps),
     "dynamic": Attack("a patch that depends on the picture", dynamic),
+    "transparent": Attack("a square that half shines through", transparent),
+    "coarse": Attack("large colours blended in", coarse),
+    "shifted-noise": Attack("faint noise, moved about by each picture", shifted_noise),
+    "colour-filter": Attack("another curve for each colour", colour_filter),
     "quantising": Attack("fewer levels of colour", quantise),
     "all-to-all": Attack("a patch that shifts every class to the next", patch, labels="to-next"),
     "clean-label": Attack("stripes on images of the target class alone", sinusoid, labels="unchanged"),
