@@ -1,6 +1,7 @@
 """Finished stages of a run, kept beside its folder until that is whole, so that `--resume` need not repeat them.
 
     <parent of the run folder>/.harden-resume-<key>/<number>-<stage>.safetensors
+                                                    <number>-<stage>.<step>.step     until that stage is finished
 
 The key is a hash of everything that the stages depend on: the file's bytes, the images, the triggers that were given,
 the settings, the device, harden's own code and the versions of torch and numpy. So what is read back is what the
@@ -15,13 +16,14 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 from safetensors.torch import save
@@ -33,20 +35,19 @@ from harden.plan import Plan, plan_table
 from harden.pruning import rebuild
 from harden.pruning.record import weights_sha256
 from harden.registry import settings_of
-from harden.types import Finding, Method, Pruned, Splits, Suspect, Trigger
+from harden.types import Finding, Method, Pruned, Splits, Suspect, Trigger, Value, done
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 PREFIX = ".harden-resume-"
 DAYS = 7
 """After which what a run left is thrown away by the next one beside it."""
 WORTH = 20.0
 """Seconds: a run that has not taken as long is repeated sooner than kept, unless --resume was asked for."""
+STEP = ".step"
 _AFTERWARDS = ("latency", "opset", "kinds", "provider", "embed_preprocessing", "policy")
 _BY_CONTENT = ("model", "clean_dir", "verify_dir", "contract", "trigger", "trigger_dir", "mask", "arch")
-
-Value = TypeVar("Value")
 
 
 class Kept:
@@ -60,10 +61,10 @@ class Kept:
         self.number = 0
         self.whole = True
         """Whether every stage so far was kept: a later one is worth nothing without those before."""
-        self.pending: list[tuple[Path, bytes]] = []
-        """Finished stages that it was not worth writing yet."""
+        self.pending: dict[Path, bytes] = {}
+        """Finished stages and steps that it was not worth writing yet."""
         self.taken: list[str] = []
-        """Stages that were read back."""
+        """Stages that were read back, and the steps of the one that was cut short."""
         self.problems: list[str] = []
         self.begun = time.monotonic()
 
@@ -120,8 +121,10 @@ class Kept:
         """What a person is told whose run was cut short; empty if nothing is kept."""
         if self.folder is None or not self.folder.is_dir():
             return ""
-        names = ", ".join(path.stem.partition("-")[2] for path in sorted(self.folder.glob("[0-9]-*.safetensors")))
-        return f"What was finished is kept ({names}): the same command with --resume goes on after it."
+        names = [path.stem.partition("-")[2] for path in sorted(self.folder.glob("[0-9]-*.safetensors"))]
+        steps = Counter(path.name.partition("-")[2].partition(".")[0] for path in self.folder.glob("[0-9]-*.step"))
+        names += [f"{count} steps of {stage}" for stage, count in steps.items()]
+        return f"What was finished is kept ({', '.join(names)}): the same command with --resume goes on after it."
 
     def _stage(
         self,
@@ -140,32 +143,45 @@ class Kept:
                 found, state, cost, seconds = _read(path, self.known, job.run.device)
                 value = together(found, state)
             except Exception as error:  # damaged in whatever way: then the stage is simply done again
-                self.problems.append(f"{path.name} cannot be used ({type(error).__name__}), so that it was done again")
+                self.damaged(path, error)
             else:
                 job.take_over(name, seconds, cost)
                 self.taken.append(name)
                 return value
+        steps = Steps(self, name, path, job)
         self.reading = False  # what came after it belongs to that stage's own outcome
-        begin = time.monotonic()
+        job.run = replace(job.run, step=steps)
         made = make()
-        seconds = time.monotonic() - begin
+        job.run = replace(job.run, step=done)
+        self.pending = {path: content for path, content in self.pending.items() if path.suffix != STEP}
         if self.whole:
             rest, state = apart(made)
-            head = {"cost": asdict(job.run.cost), "seconds": seconds}
-            try:
-                self.pending.append((path, _bytes(rest, state, self.known, head)))
-                if self.resume or time.monotonic() - self.begun >= WORTH:
-                    self._write()
-            except (CannotKeepError, OSError) as error:  # the run itself is none the worse for it
-                self.problems.append(f"{name} could not be kept for --resume: {error}")
-                self.whole, self.pending = False, []
+            self.whole = self.keep(name, path, rest, state, job, steps.seconds)
+            if path.is_file():
+                steps.forget()
         return made
+
+    def keep(self, name: str, path: Path, value: Any, state: Mapping[str, Tensor], job: Job, seconds: float) -> bool:
+        """Puts a value by, and writes what was put by as soon as that is worth it; whether this went well."""
+        try:
+            self.pending[path] = _bytes(value, state, self.known, {"cost": asdict(job.run.cost), "seconds": seconds})
+            if self.resume or time.monotonic() - self.begun >= WORTH:
+                self._write()
+        except (CannotKeepError, OSError) as error:  # the run itself is none the worse for it
+            self.problems.append(f"{name} could not be kept for --resume: {error}")
+            self.pending.pop(path, None)
+            return False
+        return True
+
+    def damaged(self, path: Path, error: Exception) -> None:
+        """Says that something is done again which had been kept."""
+        self.problems.append(f"{path.name} cannot be used ({type(error).__name__}), so that it was done again")
 
     def _write(self) -> None:
         """Every file appears whole or not at all."""
         assert self.folder is not None
         self.folder.mkdir(exist_ok=True)
-        for path, content in self.pending:
+        for path, content in self.pending.items():
             fresh = path.with_suffix(f".{os.getpid()}.tmp")
             try:
                 with fresh.open("wb") as file:
@@ -175,7 +191,68 @@ class Kept:
                 fresh.replace(path)
             finally:
                 fresh.unlink(missing_ok=True)
-        self.pending = []
+        self.pending = {}
+
+
+class Steps:
+    """The steps of one stage: those that a run has finished which was cut short come back in their order."""
+
+    def __init__(self, kept: Kept, stage: str, path: Path, job: Job) -> None:
+        self.kept, self.stage, self.path, self.job = kept, stage, path, job
+        self.number = 0
+        self.whole = kept.whole
+        """Whether every step so far was kept."""
+        self.left: list[tuple[tuple[str, Any, Tensor | None], dict[str, int]]] = []
+        """Steps to be taken over: name, value and state of the generator; what the run had cost by then."""
+        self.begun = time.monotonic()
+        if kept.reading:
+            self._read()
+
+    def __call__(self, name: str, make: Callable[[], Value], generator: Generator | None = None) -> Value:
+        self.number += 1
+        if self.left and self.left[0][0][0] == name:
+            (_, value, state), cost = self.left.pop(0)
+            self.job.take_over(self.stage, 0, cost)
+            if generator is not None and state is not None:
+                generator.set_state(state.cpu())
+            return value  # type: ignore[no-any-return]
+        self.left = []
+        value = make()
+        if self.whole:
+            step = (name, value, None if generator is None else generator.get_state())
+            self.whole = self.kept.keep(f"{self.stage} ({name})", self._file(), step, {}, self.job, self.seconds)
+        return value
+
+    @property
+    def seconds(self) -> float:
+        """What the stage has taken, that of the run before included."""
+        return time.monotonic() - self.begun
+
+    def forget(self) -> None:
+        """The stage is finished and kept."""
+        for path in self.path.parent.glob(f"{self.path.stem}.*{STEP}"):
+            path.unlink(missing_ok=True)
+
+    def _file(self) -> Path:
+        return self.path.with_suffix(f".{self.number}{STEP}")
+
+    def _read(self) -> None:
+        """All steps that were kept without a gap. Their time counts at once, for it is gone from the time budget."""
+        seconds, cost = 0.0, asdict(self.job.run.cost)
+        self.number = 1
+        while self._file().is_file():
+            try:
+                step, _, cost_by_then, seconds = _read(self._file(), self.kept.known, self.job.run.device)
+            except Exception as error:
+                self.kept.damaged(self._file(), error)
+                break
+            self.left.append((step, cost_by_then))
+            self.number += 1
+        self.number = 0
+        if self.left:
+            self.job.take_over(self.stage, seconds, cost)
+            self.begun -= seconds
+            self.kept.taken.append(f"{len(self.left)} steps of {self.stage}")
 
 
 def key(plan: Plan, method: Method, suspect: Suspect, splits: Splits, given: Sequence[Trigger], device: str) -> str:

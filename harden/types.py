@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
     from harden.network import Classifier
 
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Status = Literal["backdoored", "clean", "inconclusive"]
 TriggerSource = Literal["given", "recovered", "probe"]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -327,6 +328,18 @@ class Silent:
         yield _SilentTask()
 
 
+class Step(Protocol):
+    """Does one step of a stage; or gives back what it came to in the same run, if that was cut short later on."""
+
+    def __call__(self, name: str, make: Callable[[], Value], generator: Generator | None = None) -> Value:
+        """The value of `make`, which changes nothing but this generator: in what is taken over, nothing else would."""
+
+
+def done(name: str, make: Callable[[], Value], generator: Generator | None = None) -> Value:  # noqa: ARG001
+    """A step of which nothing is kept."""
+    return make()
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """What every stage is given besides its inputs."""
@@ -337,6 +350,8 @@ class Run:
     cost: Cost = field(default_factory=Cost)
     deadline: float = math.inf
     """time.monotonic() at which a stage should come to its end with the best it has."""
+    step: Step = done
+    """For the steps of a long stage, so that `--resume` can go on after the last one."""
 
 
 class Recoverer(Protocol):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,17 @@ import torch
 
 from harden import api, resume, stages
 from harden.codec import CannotKeepError, decode, encode
+from harden.job import Job
+from harden.network import Classifier
 from harden.outcome import Report
+from harden.plan import Plan
+from harden.pruning.gated import GateSearch
+from harden.pruning.greedy import Greedy
 from harden.triggers.families import Additive, Spectral, Tone, Warp
 from harden.triggers.families import Patch as Sticker
-from harden.triggers.smallest import Put
-from harden.types import ClassEvidence, Evidence, Filter, Images, Rate, Trigger
+from harden.triggers.inversion import ToClass
+from harden.triggers.smallest import Again, Put, SmallestChange, as_trigger
+from harden.types import ClassEvidence, Cost, Evidence, Filter, Images, Rate, Silent, Trigger
 from tests import planted as hand_made
 
 SAME = ("pruning.json", "model.safetensors")
@@ -88,6 +96,143 @@ def test_it_goes_on_and_ends_the_same(
     assert report.cost == before.cost
     assert report.after == before.after
     assert report.verdict.status == before.verdict.status
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, count: int) -> list[int]:
+    """Lets a method be called so many times more, then somebody presses Ctrl-C; counts the calls."""
+    real, calls = getattr(owner, name), [0]
+
+    def counted(*called: Any) -> Any:
+        if calls[0] == count:
+            raise KeyboardInterrupt
+        calls[0] += 1
+        return real(*called)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def test_pruning_goes_on_at_its_last_finished_round(
+    sample: dict[str, Any], uninterrupted: tuple[Path, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, before = uninterrupted
+    assert before.pruned is not None
+    rounds = len(before.pruned.rounds)
+    assert rounds >= 2
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, Greedy, "_round", rounds - 1)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            api.clean(**sample, out=tmp_path / "run", resume=True)
+    assert f"(recover, {rounds - 1} steps of prune)" in caught.value.__notes__[0]
+
+    calls = interrupt_after(monkeypatch, Greedy, "_round", rounds)
+    report = api.clean(**sample, out=tmp_path / "run", resume=True)
+    assert calls == [1]
+    for name in SAME:
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+    (said,) = [finding.message for finding in report.data if finding.rule == "run-resumed"]
+    assert said.endswith(f": recover, {rounds - 1} steps of prune")
+    assert report.pruned == before.pruned
+    assert report.cost == before.cost
+
+
+SEARCH = SmallestChange(families=(Sticker(), Tone()), look=15, shifts=())
+IDLE = GateSearch(again=Again(families=(Sticker(),), steps=60), searches=1, least=0.9)
+"""With a stand-in that does nothing: no cut pays until the network is searched again, and then one does."""
+
+
+def idle() -> Evidence:
+    change = Sticker().start((3, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"))
+    for parameter in change.parameters:
+        parameter.requires_grad_(False).fill_(-20)
+    trigger = as_trigger(Sticker(), ToClass(hand_made.TARGET), change, {"size": 50.0, "usual": 100.0})
+    return Evidence("backdoored", (hand_made.TARGET,), (), (trigger,))
+
+
+LONG: dict[str, tuple[Any, type, str, int]] = {
+    "the search, in its second family": (SEARCH, SmallestChange, "_compare", 2),
+    "the search, before the last stand-in": (SEARCH, SmallestChange, "_stand_in", 1),
+    "pruning, while it looks again": (IDLE, GateSearch, "_left", 2),
+    "pruning, after it has looked again": (IDLE, GateSearch, "_cut", 3),
+}
+"""A long stage, the method of it that is called for each step, and how often it is called in all."""
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_a_long_stage_goes_on_after_its_last_finished_step(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, owner, name, calls = LONG[case]
+
+    def run(folder: Path | None) -> tuple[str, dict[str, torch.Tensor], Cost]:
+        job = Job.start(Plan(), Silent())
+        kept = resume.Kept(folder, resume=True)
+        kept.begin(lambda: "key", ())
+        model = Classifier(hand_made.reachable().module, hand_made.CONTRACT, job.run.cost).eval()
+        given = () if owner is SmallestChange else (idle(),)
+        value = kept.stage("it", job, lambda: stage(model, hand_made.splits(), *given, job.run))
+        tensors: dict[str, torch.Tensor] = {}
+        return json.dumps(encode(value, tensors)), tensors, job.run.cost
+
+    expected, tensors, cost = run(None)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, owner, name, calls - 1)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    left = list(tmp_path.glob("*/1-it.*.step"))
+    assert left
+    counted = interrupt_after(monkeypatch, owner, name, calls)
+    found, again, spent = run(tmp_path)
+    assert counted == [1], "only what had not been finished was done"
+    assert found == expected
+    assert all(torch.equal(tensor, again[n]) for n, tensor in tensors.items())
+    assert spent == cost
+    assert [path.name for path in tmp_path.glob("*/*")] == ["1-it.safetensors"]
+
+
+def test_a_damaged_step_and_those_after_it_are_done_again(tmp_path: Path) -> None:
+    def run(stop: int | None) -> tuple[resume.Kept, list[str]]:
+        job, made = Job.start(Plan(), Silent()), list[str]()
+
+        def stage() -> str:
+            for number in range(4):
+                if number == stop:
+                    raise KeyboardInterrupt
+                job.run.step(f"step {number}", lambda number=number: made.append(f"step {number}"))  # type: ignore[misc]
+            return "done"
+
+        kept = resume.Kept(tmp_path, resume=True)
+        kept.begin(lambda: "key", ())
+        with suppress(KeyboardInterrupt):
+            kept.stage("it", job, stage)
+        return kept, made
+
+    run(3)
+    second = next(tmp_path.glob("*/1-it.2.step"))
+    second.write_bytes(second.read_bytes()[:-3])
+    kept, made = run(None)
+    assert made == ["step 1", "step 2", "step 3"]
+    assert kept.taken == ["1 steps of it"]
+    assert "1-it.2.step cannot be used" in kept.problems[0]
+
+
+def test_time_that_a_stage_has_had_is_gone(tmp_path: Path) -> None:
+    """The time budget of a run is not given anew for each time that it is cut short."""
+    for stop in (True, False):
+        job = Job.start(Plan(time_budget=100.0), Silent())
+        kept = resume.Kept(tmp_path, resume=True)
+        kept.begin(lambda: "key", ())
+        deadline = job.run.deadline
+
+        def stage(stop: bool = stop, job: Job = job) -> float:
+            job.run.step("slow", lambda: time.sleep(0.2))
+            if stop:
+                raise KeyboardInterrupt
+            return job.run.deadline
+
+        with suppress(KeyboardInterrupt):
+            assert kept.stage("it", job, stage) <= deadline - 0.2
+    assert job.seconds["it"] >= 0.2
 
 
 def test_nothing_is_taken_over_that_another_run_computed(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -72,10 +73,13 @@ class GateSearch:
                 twins = twins.take(torch.randperm(len(twins), generator=generator)[: self.images])
                 lookout = Lookout(splits.choose, attacked(triggers, splits.choose))
                 start = start or lookout(copy)
-                seen = self._cut(copy, parts, alive, clean, twins, start, lookout, len(rounds) + 1)
+                number = len(rounds) + 1
+                make = partial(self._cut, copy, parts, alive, clean, twins, start, lookout, number)
+                seen = run.step(f"round {number}", make)
                 if seen is None:
                     because = f"no cut wins {self.least:.0%} of the loss and keeps the accuracy"
-                    left = self._left(copy, splits.tune, evidence, generator)
+                    look = partial(self._left, copy, splits.tune, evidence, generator)
+                    left = run.step("what is left", look, generator)
                     if not left or len(triggers) > self.searches * len(evidence.triggers):
                         break
                     triggers += left

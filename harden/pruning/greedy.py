@@ -16,12 +16,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harden.network import Classifier, Unit, as_logits, close, predict
+from harden.network import Classifier, Unit, as_logits, close, closed, predict
 from harden.scoring.folded import folded
 from harden.scoring.gradient import Scores, UnlearningGradient, batch_for
 from harden.triggers.attacked import Attacked, attacked
@@ -56,20 +57,38 @@ class Greedy:
         lowest, best = start.unlearning_loss, 0
         with run.progress.task("looking for guilty filters", self.max_rounds) as task:
             while not (because := self._reason_to_stop(start, rounds, best, run)):
-                scores = self.scorer(copy, parts, splits.tune, tune)
-                found = highest(scores, alive)
-                if found is None:
+                number = len(rounds) + 1
+                make = partial(self._round, copy, parts, alive, splits.tune, tune, lookout, number)
+                now = run.step(f"round {number}", make)
+                if now is None:
                     because = "no open filter has a score"
                     break
-                chosen, score = found
+                (chosen,) = now.closed
                 close(parts, [chosen])
                 alive[chosen.layer][chosen.index] = False
-                now = lookout(copy, len(rounds) + 1, (chosen,), score)
                 rounds.append(now)
                 if now.unlearning_loss < lowest and not self._fell(start, now):
                     lowest, best = now.unlearning_loss, now.number
                 task.advance(1, f"{chosen}, accuracy {now.accuracy}, attack success {now.attack_success}")
         return Proposal(tuple(f for r in rounds[:best] for f in r.closed), tuple(rounds), because)
+
+    def _round(
+        self,
+        model: Classifier,
+        parts: dict[str, Unit],
+        alive: Mapping[str, Tensor],
+        clean: Images,
+        triggered: Images,
+        lookout: Lookout,
+        number: int,
+    ) -> Round | None:
+        """The filter with the highest score, and how things are with it closed; None where no open one has a score."""
+        found = highest(self.scorer(model, parts, clean, triggered), alive)
+        if found is None:
+            return None
+        chosen, score = found
+        with closed(parts, [chosen]):
+            return lookout(model, number, (chosen,), score)
 
     def _fell(self, start: Round, now: Round) -> bool:
         """By at least the accuracy drop that is allowed, in images, since shares are not exact."""

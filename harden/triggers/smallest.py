@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,7 +77,8 @@ class SmallestChange:
         with run.progress.task("looking for strangely small changes", total) as task:
             for number, family in enumerate(self.families):
                 for aims in groups:
-                    found += self._compare(copy, family, aims, images, run.seed + number, run.deadline, task)
+                    make = partial(self._compare, copy, family, aims, images, run.seed + number, run.deadline, task)
+                    found += run.step(f"{family.name}: {', '.join(_called(aim, model) for aim in aims)}", make)
         return self._judge(copy, images, found, run)
 
     def _classes(self, model: Classifier, images: Images) -> list[int]:
@@ -111,9 +113,9 @@ class SmallestChange:
             task.advance(self.glance, f"{family.name}, {_called(aim, model)}")
         promising = sorted(aims, key=lambda a: (_promise(searches[a]), aims.index(a)))[: self.looked]
         promising += [a for a in aims[:2] if a not in promising]
-        found: list[Strange] = []
+        scores: dict[Aim, float] = {}
         for look, again in enumerate(("again", "once more", "from another start")):
-            best = max((s.score for s in found), default=math.inf)
+            best = max(scores.values(), default=math.inf)
             decided = best < self.hopeless if look == 1 else best < self.usual or best > 2 * self.strange
             if look and decided:
                 task.advance(self.look * len(promising) * (look == 1), f"{family.name} is decided")
@@ -127,8 +129,9 @@ class SmallestChange:
                         searches[aim] = min(searches[aim], other, key=lambda s: (not s.kept, s.size()))
                 task.advance(self.look, f"{family.name}, {_called(aim, model)} {again}")
             chosen = {aim: searches[aim] for aim in promising}
-            found = [Strange(family, a, family.trust * _usual(chosen, a) / chosen[a].size(), chosen[a]) for a in chosen]
-        return found
+            scores = {a: family.trust * _usual(chosen, a) / chosen[a].size() for a in chosen}
+        ended = ((a, searches[a]) for a in promising)
+        return [Strange(family, a, scores[a], s.size(), bool(s.kept), s.result()) for a, s in ended]
 
     def _judge(self, model: Classifier, images: Images, found: Sequence[Strange], run: Run) -> Evidence:
         evidence = tuple(
@@ -147,7 +150,7 @@ class SmallestChange:
         ordered = [s.aim.label for s in sorted(guilty, key=lambda s: -s.score)]
         targets = tuple(dict.fromkeys(label for label in ordered if label is not None))
         triggers = [
-            as_trigger(s.family, s.aim, change, {"size": s.search.size(), "usual": s.usual})
+            as_trigger(s.family, s.aim, change, {"size": s.size, "usual": s.usual})
             for s in guilty
             for change in self._stand_ins(model, s, images, run)
         ]
@@ -164,12 +167,15 @@ class SmallestChange:
         return Evidence(status, targets, evidence, tuple(triggers), why)
 
     def _stand_ins(self, model: Classifier, strange: Strange, images: Images, run: Run) -> list[Change]:
-        changes = [strange.search.result()]
+        changes = [strange.change]
         for copy in range(1, self.copies):
             if time.monotonic() < run.deadline:
-                again = self._afresh(model, strange.family, strange.aim, images, run.seed + 1000 * copy)
-                changes.append(again.result())
+                make = partial(self._stand_in, model, strange.family, strange.aim, images, run.seed + 1000 * copy)
+                changes.append(run.step(f"another stand-in, {strange.family.name}", make))
         return changes
+
+    def _stand_in(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Change:
+        return self._afresh(model, family, aim, images, seed).result()
 
     def _afresh(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Inversion:
         """The whole search from another start."""
@@ -186,17 +192,15 @@ class Strange:
     aim: Aim
     score: float
     """How many times smaller than usual."""
-    search: Inversion
-
-    @property
-    def counts(self) -> bool:
-        """Only a change that was seen to succeed is evidence."""
-        return bool(self.search.kept)
+    size: float
+    counts: bool
+    """Only a change that was seen to succeed is evidence."""
+    change: Change
 
     @property
     def usual(self) -> float:
         """The size that is usual."""
-        return self.score / self.family.trust * self.search.size()
+        return self.score / self.family.trust * self.size
 
 
 def _usual(searches: Mapping[Aim, Inversion], aim: Aim) -> float:
