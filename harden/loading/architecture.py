@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -187,7 +188,16 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
                 hint="a quantised model keeps its scales elsewhere: ask for the weights as they were before that",
             )
     try:
-        module.load_state_dict(complete, strict=True)
+        module.load_state_dict(with_versions(complete, module), strict=True)
     except RuntimeError as error:
         raise BadModel(f"the weights do not go into the network: {str(error)[:500]}") from None
     return module.float().eval()
+
+
+def with_versions(state: Mapping[str, Tensor], module: nn.Module) -> OrderedDict[str, Tensor]:
+    """The state with the versions of the module's own layers, whose shapes it has: torchvision's MNASNet refuses one
+    without.
+    """
+    ordered = OrderedDict(state)
+    vars(ordered)["_metadata"] = getattr(module.state_dict(), "_metadata", {})
+    return ordered

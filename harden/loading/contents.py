@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,3 +27,7 @@ class Contents:
     """What the file itself says of its inputs, in the keys of model.toml."""
     remarks: tuple[str, ...] = ()
     """What the format can and cannot do, in sentences."""
+    rename: Callable[[str], str] | None = None
+    """What `architecture` calls a weight of this file, where it is another name."""
+    advice: str = ""
+    """What to do where the architecture is not known."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harden.errors import BadModel
+from harden.loading import hugging_face
 from harden.loading.contract import check_entries
 from harden.loading.scan import Scanned, read_bytes, scan
 
@@ -31,25 +32,43 @@ def scan_folder(folder: Path, max_size: int, **how: bool) -> Scanned:
     config = folder / "config.json"
     if not config.is_file():
         return scanned
-    architecture, contract = read_config(config)
-    return replace(scanned, contents=replace(scanned.contents, architecture=architecture, contract=contract))
+    return replace(scanned, contents=replace(scanned.contents, **read_config(config)))
 
 
-def read_config(path: Path) -> tuple[str | None, dict[str, Any]]:
-    """The architecture and the contract's entries; timm's settings or those of transformers' ResNet-like models."""
+def read_config(path: Path) -> dict[str, Any]:
+    """What config.json says of the weights, as fields of their contents: architecture, names and contract."""
+    config = _read(path)
+    name = config.get("architecture")
+    if name is None and hugging_face.class_of(config):
+        return _of_transformers(config, path)
+    inputs = config.get("pretrained_cfg", config)
+    if not isinstance(name, str) or not isinstance(inputs, dict):
+        return {}
+    entries = {key: inputs.get(key) for key in ("input_size", "mean", "std")}
+    entries["num_classes"] = config.get("num_classes")
+    labels = config.get("label_names")
+    if isinstance(labels, list):
+        entries["classes"] = labels
+    return {"architecture": f"timm:{name}", "contract": check_entries(entries, str(path))}
+
+
+def _of_transformers(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    preparation = path.with_name("preprocessor_config.json")
+    entries = hugging_face.entries_of(config, _read(preparation) if preparation.is_file() else {})
+    said = {"contract": check_entries(entries, str(path))}
+    architecture = hugging_face.architecture_of(config)
+    if architecture is None:
+        advice = hugging_face.advice(hugging_face.class_of(config))
+        return {**said, "advice": advice, "remarks": (advice,)}
+    return {**said, "architecture": architecture, "rename": hugging_face.torchvision_name}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of settings."""
     try:
         config = json.loads(read_bytes(path, MAX_CONFIG).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadModel(f"{path} is no JSON: {str(error)[:120]}") from None
     if not isinstance(config, dict):
         raise BadModel(f"{path} holds no settings")
-    name = config.get("architecture")
-    inputs = config.get("pretrained_cfg", config)
-    if not isinstance(name, str) or not isinstance(inputs, dict):
-        return None, {}
-    entries = {key: inputs.get(key) for key in ("input_size", "mean", "std")}
-    entries["num_classes"] = config.get("num_classes")
-    labels = config.get("label_names")
-    if isinstance(labels, list):
-        entries["classes"] = labels
-    return f"timm:{name}", check_entries(entries, str(path))
+    return config

@@ -114,14 +114,15 @@ def inspect(
     scanned = _scanned(path, max_size or MAX_SIZE, ask_others=True)
     contents = scanned.contents
     said.append(("the model file", contents.contract))
-    weights = statedict.find(contents)
-    layers = [Layer(n, t.size, t.dtype) for n, t in weights.stored.items()] if weights else []
-    findings = scanned.source.findings + (weights.findings if weights else ())
+    found = statedict.find(contents)
+    layers = [Layer(n, t.size, t.dtype) for n, t in found.stored.items()] if found else []
+    findings = scanned.source.findings + (found.findings if found else ())
     spec = arch or _first(said, "architecture") or contents.architecture
     guessed = None
-    if spec is None and weights is not None:
-        guessed = guess({n: t.size for n, t in weights.stored.items()})
+    if spec is None and found is not None:
+        guessed = guess({n: t.size for n, t in found.stored.items()})
     known = spec or guessed
+    weights = _weights(contents, known)
     contract, remarks = None, list(contents.remarks)
     able = uses(contents, known)
     missing: tuple[str, ...] = () if able["clean"] == "yes" else ("arch",)
@@ -175,7 +176,7 @@ def _module(
     contents, path = scanned.contents, scanned.source.path
     if contents.format == "onnx":
         return onnx_network.build(scanned.data), None, ()
-    weights = statedict.find(contents)
+    weights = _weights(contents, spec)
     if weights is None:
         raise BadModel(
             f"{path} is {contents.about} without any weights",
@@ -192,7 +193,7 @@ def _module(
             raise UsageError(
                 f"{path} is {contents.about} and holds weights only ({len(shapes)} tensors); "
                 "its architecture cannot be guessed from their names",
-                hint="give --arch torchvision:NAME, --arch timm:NAME or --arch FILE.py:FUNCTION",
+                hint=contents.advice or "give --arch torchvision:NAME, --arch timm:NAME or --arch FILE.py:FUNCTION",
             )
         findings += (finding("architecture-guessed", f"{spec} fits every name and shape, and is only a guess"),)
     arch = architecture.architecture(spec)
@@ -208,6 +209,14 @@ def _module(
         findings += (finding("weights-precision", f"{', '.join(sorted(odd))}: computed in float32 from here on"),)
     module = architecture.build(arch, fitting.num_classes, fitting.in_channels, **fitting.options)
     return architecture.fill(module, tensors), spec, findings
+
+
+def _weights(contents: Contents, spec: str | None) -> statedict.Weights | None:
+    """The state dict, by the names that this architecture has for it."""
+    found = statedict.find(contents)
+    if found is None or contents.rename is None or spec != contents.architecture:
+        return found
+    return replace(found, stored={contents.rename(name): tensor for name, tensor in found.stored.items()})
 
 
 def _twin(scanned: Scanned, module: nn.Module, size: tuple[int, int, int] | None) -> str | None:

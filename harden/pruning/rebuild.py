@@ -7,7 +7,6 @@ change, so torch-pruning is not needed, and nothing is unpickled.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from harden.errors import BadModel, Mismatch
+from harden.loading.architecture import with_versions
 from harden.pruning.record import SCHEMA, weights_sha256
 from harden.types import Pruned, Source
 
@@ -77,20 +77,13 @@ def rebuild(fresh: nn.Module, record: Mapping[str, Any], state: Mapping[str, Ten
     for name, module in fresh.named_modules():
         _resize(name, module, record.get("kept", {}).get(name, {}), state)
     try:
-        fresh.load_state_dict(_with_versions(state, fresh), strict=True)
+        fresh.load_state_dict(with_versions(state, fresh), strict=True)
     except RuntimeError as error:
         raise Mismatch(
             f"The record's weights do not fit the architecture that was given: {error}",
             hint=f"The record was made for {record.get('architecture') or 'an architecture without a name'}.",
         ) from error
     return fresh.eval()
-
-
-def _with_versions(state: Mapping[str, Tensor], fresh: nn.Module) -> OrderedDict[str, Tensor]:
-    """The state with the versions of the fresh module's layers: some refuse weights of an unknown version."""
-    ordered = OrderedDict(state)
-    vars(ordered)["_metadata"] = getattr(fresh.state_dict(), "_metadata", {})
-    return ordered
 
 
 def _check_kept(fresh: nn.Module, kept: Mapping[str, Mapping[str, list[int]]], state: Mapping[str, Tensor]) -> None:

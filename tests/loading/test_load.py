@@ -346,6 +346,69 @@ def test_a_timm_folder_brings_its_settings(tmp_path: Path) -> None:
     assert torch.equal(suspect.module(torch.ones(1, 3, 64, 64)), net(torch.ones(1, 3, 64, 64)))
 
 
+def transformers_name(name: str) -> str:
+    """What transformers' ResNet calls a weight of torchvision's."""
+    kinds = {"conv": "convolution", "bn": "normalization"}
+    parts = name.split(".")
+    if parts[0] == "fc":
+        return f"classifier.1.{parts[1]}"
+    if len(parts) == 2:
+        return f"resnet.embedder.embedder.{kinds[parts[0][:-1]]}.{parts[1]}"
+    stage, block, place = int(parts[0][-1]) - 1, parts[1], parts[2]
+    if place == "downsample":
+        where = f"shortcut.{kinds['bn' if parts[3] == '1' else 'conv']}"
+    else:
+        where = f"layer.{int(place[-1]) - 1}.{kinds[place[:-1]]}"
+    return f"resnet.encoder.stages.{stage}.layers.{block}.{where}.{parts[-1]}"
+
+
+def transformers_folder(folder: Path, name: str, classes: list[str], **more: Any) -> nn.Module:
+    """As save_pretrained leaves it: config.json, preprocessor_config.json and the weights under their own names."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    net: nn.Module = models.get_model(name, num_classes=len(classes)).eval()
+    deep = name == "resnet50"
+    config = {
+        "architectures": ["ResNetForImageClassification"], "model_type": "resnet", "num_channels": 3,
+        "embedding_size": 64, "hidden_sizes": [256, 512, 1024, 2048] if deep else [64, 128, 256, 512],
+        "depths": [3, 4, 6, 3] if deep else [2, 2, 2, 2], "layer_type": "bottleneck" if deep else "basic",
+        "hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False,
+        "id2label": {str(number): label for number, label in enumerate(classes)}, **more,
+    }  # fmt: skip
+    preparation = {"size": {"shortest_edge": 64}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
+    weights = {transformers_name(key): tensor for key, tensor in net.state_dict().items()}
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preparation), encoding="utf-8")
+    return net
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_resnet_of_transformers_is_torchvisions(name: str, tmp_path: Path) -> None:
+    net = transformers_folder(tmp_path, name, ["cat", "dog", "owl"])
+    suspect = load(tmp_path)
+    assert torch.equal(suspect.module(torch.ones(1, 3, 64, 64)), net(torch.ones(1, 3, 64, 64)))
+    assert suspect.contract.architecture == f"torchvision:{name}"
+    assert suspect.contract.classes == ("cat", "dog", "owl")
+    assert (suspect.contract.input_size, suspect.contract.mean) == ((3, 64, 64), (0.5, 0.4, 0.3))
+    seen = inspect(tmp_path)
+    assert seen.architecture == f"torchvision:{name}"
+    assert seen.contract is not None
+    assert seen.layers[0].name.startswith("classifier.1.") or seen.layers[0].name.startswith("resnet.")
+
+
+@pytest.mark.parametrize(
+    "more", [{"downsample_in_bottleneck": True}, {"hidden_act": "gelu"}, {"depths": [2, 2, 2]}, {"embedding_size": 32}]
+)
+def test_a_resnet_that_is_not_torchvisions_is_not_taken_for_it(more: dict[str, Any], tmp_path: Path) -> None:
+    transformers_folder(tmp_path, "resnet18", ["cat", "dog"], **more)
+    with pytest.raises(UsageError, match="transformers' ResNetForImageClassification, which is not built here") as told:
+        load(tmp_path)
+    assert "ONNX" in told.value.hint
+    assert "ONNX" in " ".join(inspect(tmp_path).remarks)
+
+
 def test_a_network_that_asks_for_absurd_memory_is_refused(tmp_path: Path) -> None:
     """Its file is small: only its settings are large, and the system would kill who obeys them."""
     net = nn.Sequential(nn.Upsample(scale_factor=5000), nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -16,3 +16,9 @@ def test_every_form_of_a_network_is_opened(network: str) -> None:
     forms = set(ordinary.FORMS) - (set() if network.startswith("timm:") else {"timm folder"})
     assert found == dict.fromkeys(forms, ("same", ""))
     assert files[0]["outcome"] == "True"  # recognised from its weights alone
+
+
+def test_weights_without_the_versions_of_their_layers_are_opened() -> None:
+    """Safetensors keeps none, and torchvision's MNASNet refuses a state dict without."""
+    (files,) = ordinary.rows(["mnasnet0_5"], ["safetensors", "from DataParallel (module.)"])
+    assert [row["outcome"] for row in files[1:]] == ["same", "same"]
