@@ -179,6 +179,8 @@ def generic(reason: str) -> str:
         ("feeds the output", "feeds the output"),
         ("more than once", "used more than once"),
         ("shares its weights", "shared weights"),
+        ("standardises its weights", "weights standardised over all inputs"),
+        ("is a Conv1d", "a convolution across channels (ECA)"),
         ("cannot follow", "torch-pruning cannot follow the network"),
         ("computed otherwise", "the proof failed"),
         ("broke without", "the proof failed (shapes)"),

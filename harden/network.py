@@ -23,6 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from harden.types import Contract, Cost, Filter, Images, Suspect
 
+_EVERY = frozenset(vars(nn.Module()))
+
 
 class Classifier(nn.Module):
     """A network with its normalisation in front, which counts the images that pass through it."""
@@ -62,11 +64,14 @@ def classifier(suspect: Suspect, cost: Cost | None = None) -> Classifier:
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Gives a model back as it was: modes, gradients, requires_grad and the buffers' values; not the parameters'.
 
-    Inside, gradients start from nothing, so that those of the owner are not added to.
+    What its modules remember of a pass inside is forgotten: timm's attention keeps its biases with the history of their
+    gradients, and such a network cannot be copied any more. Inside, gradients start from nothing, so that those of the
+    owner are not added to.
     """
     modes = [(m, m.training) for m in model.modules()]
     grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     buffers = [(b, b.clone()) for b in model.buffers()]
+    caches = [(cache, dict(cache)) for m in model.modules() for cache in _caches(m)]
     for parameter, _, _ in grads:
         parameter.grad = None
     try:
@@ -80,6 +85,14 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+        for cache, content in caches:
+            cache.clear()
+            cache.update(content)
+
+
+def _caches(module: nn.Module) -> list[dict[Any, Any]]:
+    """Dicts of a module's own, besides those that every module has."""
+    return [value for name, value in vars(module).items() if type(value) is dict and name not in _EVERY]
 
 
 @dataclass(frozen=True, eq=False)

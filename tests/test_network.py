@@ -242,6 +242,29 @@ def test_borrowed_gives_back_mode_gradients_and_buffers_even_after_an_error() ->
     assert not model.network[1].training  # type: ignore[index]
 
 
+class Remembering(nn.Module):
+    """Keeps what it has computed of its parameter, as timm's attention does in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 1)
+        self.biases = nn.Parameter(torch.ones(6))
+        self.cache: dict[str, Tensor] = {}
+        self.head = Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "bias" not in self.cache:
+            self.cache["bias"] = (2 * self.biases).view(1, -1, 1, 1)
+        return self.head(self.conv(x) + self.cache["bias"])  # type: ignore[no-any-return]
+
+
+def test_a_network_that_remembers_can_still_be_copied() -> None:
+    model = Classifier(Remembering(), CONTRACT).eval()
+    assert list(units(model)) == ["conv"]
+    predict(model.copy(), torch.rand(2, *SIZE))
+    assert model.network.cache == {}
+
+
 def test_images_are_counted_forward_and_backward() -> None:
     model = network("norm")
     model(images(3)).sum().backward()

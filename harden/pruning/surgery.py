@@ -155,6 +155,8 @@ class Graph:
         if name in self.shared:
             return None, f"{name} shares its weights with another layer"
         if isinstance(target, nn.Conv2d):
+            if type(target).__module__ == "timm.layers.std_conv" and (not out or hasattr(target, "gain")):
+                return None, f"{name} standardises its weights over all of its inputs at once"
             if target.groups == 1:
                 return ("producer" if out else "consumer"), ""
             if target.groups == target.in_channels == target.out_channels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -202,6 +203,11 @@ def plain(norm: bool = True, affine: bool = True) -> nn.Module:
     return nn.Sequential(conv, *([nn.BatchNorm2d(12, affine=affine)] if norm else []), nn.PReLU(12), block(12, 8))
 
 
+def standardised() -> nn.Module:
+    layers = pytest.importorskip("timm.layers")
+    return nn.Sequential(layers.StdConv2d(8, 8, 3, padding=1), layers.ScaledStdConv2d(8, 8, 3, padding=1), block(8, 8))
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: Net(plain()),
     "no norm": lambda: Net(plain(norm=False)),
@@ -220,6 +226,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "tied": lambda: Net(Tied()),
     "scaled": lambda: Net(Scaled()),
     "sigmoid": lambda: Net(Sigmoid()),
+    "standardised": lambda: Net(standardised()),
 }
 
 

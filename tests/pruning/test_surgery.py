@@ -51,6 +51,10 @@ CUTS: dict[tuple[str, str], set[str] | str] = {
     ("tied", "middle.first"): "shares its weights",
     ("scaled", "stem.0"): set(),
     ("sigmoid", "middle.conv"): "computed otherwise",
+    ("standardised", "stem.0"): "middle.0 standardises its weights",
+    ("standardised", "middle.0"): "middle.1 standardises its weights",
+    ("standardised", "middle.1"): "middle.1 standardises its weights",
+    ("standardised", "middle.2.0"): set(),
 }
 
 
