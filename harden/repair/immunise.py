@@ -1,9 +1,10 @@
 """Relearning with stand-ins that keep up: what is left of the backdoor is looked for again while it is unlearned.
 
     x, y     clean images       x~ = change(x), a stand-in from the pool, another for each image       f0  the suspect
-    say(z, x, y) = label CE(z, y) + distil T^2 KL( f0(x)/T || z/T )     both on x~ and on x, for f0 sees x alone
+    u        images, most of them mixed with one another                    KL(p, q) = T^2 KL( p/T || q/T )
     hold(z, y)   = -mean over y not in T of log(1 - sum_{t in T} softmax(z)_t)              T  the target classes
-    loss   = say(f(x), x, y) + say(f(x~), x, y) + forbid hold(f(x~), y)
+    loss   = label [CE(f(x~), y) + CE(f(u), y) where u is not mixed] + distil KL(f0(x), f(x~)) + keep KL(f0(u), f(u))
+           + forbid hold(f(x~), y)
 
 Every `every` epochs each family that was strange is searched again on the network as it is now, and what is found
 joins the pool. It is kept smaller than what is usual: an ordinary adversarial pattern would only cost accuracy.
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harden.network import Classifier, as_logits
-from harden.repair.augment import CropAndFlip, tolerated
+from harden.repair.augment import CropAndFlip, mixed, tolerated
 from harden.repair.losses import distilled
 from harden.repair.train import Schedule, fit
 from harden.triggers.smallest import Again, stronger
@@ -40,6 +41,12 @@ class Immunise:
     )
     label: float = 1.0
     distil: float = 2.0
+    """On images with a stand-in."""
+    keep: float = 6.0
+    """The same on clean images: what the network is worth to its owner."""
+    mixed: float = 0.7
+    """Share of the clean images that shine through one another, for the suspect alone to name: a few dozen images would
+    soon be known by heart."""
     temperature: float = 2.0
     forbid: float = 3.0
     """How much dearer it is to call a triggered image the target than to make any other mistake."""
@@ -69,13 +76,18 @@ class Immunise:
             epoch += 1
 
         def loss(model: Classifier, batch: Images) -> Tensor:
+            count = int(self.mixed * len(batch))
+            strange = mixed(batch.pixels[:count], batch.pixels, generator)
             with torch.no_grad():
-                teacher = as_logits(suspect(batch.pixels))
+                teacher, named = as_logits(suspect(torch.cat([batch.pixels, strange]))).split([len(batch), count])
                 twins = dealt(pool, batch, generator)
-            logits = as_logits(model(torch.cat([batch.pixels, twins])))
+            logits = as_logits(model(torch.cat([strange, batch.pixels[count:], twins])))
             clean, triggered = logits.chunk(2)
-            right = self._say(clean, teacher, batch.labels) + self._say(triggered, teacher, batch.labels)
-            return right + self.forbid * held(triggered, batch.labels, targets)
+            right = self.label * F.cross_entropy(clean[count:], batch.labels[count:])
+            right += self.label * F.cross_entropy(triggered, batch.labels)
+            kept = self.keep * distilled(clean, torch.cat([named, teacher[count:]]), self.temperature)
+            kept += self.distil * distilled(triggered, teacher, self.temperature)
+            return right + kept + self.forbid * held(triggered, batch.labels, targets)
 
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
         record = fit(
@@ -89,10 +101,6 @@ class Immunise:
             before_epoch=regenerate,
         )
         return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers)}
-
-    def _say(self, logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        apart = distilled(logits, teacher, self.temperature)
-        return self.label * F.cross_entropy(logits, labels) + self.distil * apart
 
 
 def together(first: Images, second: Images) -> Images:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harden.network import Classifier, as_logits
-from harden.repair.augment import CropAndFlip, tolerated
+from harden.repair.augment import CropAndFlip, mixed, tolerated
 from harden.repair.losses import distilled
 from harden.repair.train import Schedule, fit
 from harden.types import Images, Run, Splits
@@ -47,7 +47,7 @@ class Regain:
         before.eval()
 
         def loss(model: Classifier, batch: Images) -> Tensor:
-            asked = torch.cat([batch.pixels, self.mixed(batch.pixels, generator)])
+            asked = torch.cat([batch.pixels, self.strange(batch.pixels, generator)])
             with torch.no_grad():
                 teacher = as_logits(before(asked))
             logits = as_logits(model(asked))
@@ -64,7 +64,7 @@ class Regain:
             augment=tolerated(before, splits.tune, CropAndFlip(padding=3, flip=True), run.seed),
         )
 
-    def mixed(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def strange(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Strange pictures that only the teacher can name: moved, mirrored, recoloured, one shining through another."""
 
         def draw(*shape: int) -> Tensor:
@@ -74,6 +74,4 @@ class Regain:
         moved = CropAndFlip(self.padding, flip=True)(pixels, generator)
         gain = 1 + self.contrast * (2 * draw(n, channels) - 1)
         strong = (gain * moved + self.brightness * (2 * draw(n, channels) - 1)).clamp(0, 1)
-        share = draw(n, 1)
-        other = pixels[torch.randperm(n, generator=generator).to(pixels.device)]
-        return share * strong + (1 - share) * other
+        return mixed(strong, pixels, generator)

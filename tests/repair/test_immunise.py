@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harden.network import Classifier, close, predict, units
 from harden.repair import immunise
-from harden.repair.augment import CropAndFlip, tolerated
+from harden.repair.augment import CropAndFlip, mixed, tolerated
 from harden.repair.immunise import Immunise, dealt, held
 from harden.repair.train import Schedule
 from harden.triggers.families import Patch
@@ -94,6 +94,31 @@ def test_only_stand_ins_are_forbidden_the_target(
     assert seen
     for logits in seen:  # stand-ins are all the same black picture here, clean images are not
         torch.testing.assert_close(logits, logits[:1].expand_as(logits))
+
+
+def test_mixed_images_are_named_by_the_suspect_and_not_by_their_labels(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(method: Immunise, picture: float, share: float = 0.7) -> Tensor:
+        monkeypatch.setattr(immunise, "mixed", lambda pixels, *_: torch.full_like(pixels, picture))
+        model = planted.model.copy()
+        replace(method, mixed=share)(model, planted.model, planted_splits, planted.evidence, Run())
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    only_labels = replace(QUICK, keep=0.0)
+    torch.testing.assert_close(weights(only_labels, 0.0), weights(only_labels, 1.0))
+    assert not torch.equal(weights(QUICK, 0.0), weights(QUICK, 1.0))
+    assert torch.equal(weights(QUICK, 0.0, share=0.0), weights(QUICK, 1.0, share=0.0))
+
+
+def test_a_mixture_lies_between_two_pictures() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels, others = torch.zeros(3, 1, 2, 2), torch.ones(5, 1, 2, 2)
+    seen = mixed(pixels, others, generator)
+    assert seen.shape == pixels.shape
+    assert bool(((seen > 0) & (seen < 1)).all())
+    assert len(seen.flatten(1).unique(dim=1)[0]) == 1
+    assert len(seen[:, 0, 0, 0].unique()) == 3, "each has a share of its own"
 
 
 def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, planted_splits: Splits) -> None:
