@@ -212,7 +212,8 @@ def cases(quick: bool) -> list[Case]:
     found = []
     for name, size in (("resnet18", 32), ("mobilenet_v2", 32)):
         model = random_network(name, size)
-        splits = Splits(*(random_images(size, count, seed) for seed, count in enumerate(CIFAR)))
+        tune, choose, verify = (random_images(size, count, seed) for seed, count in enumerate(CIFAR))
+        splits = Splits(tune, choose, verify)
         trigger = Trigger("corner", "given", 0, corner)
         found.append(Case(f"{name} {size}x{size}, random", model, splits, trigger, 6 if quick else 12))
     return [*sample(), *found]
