@@ -49,6 +49,7 @@ def clean(
     clean_dir: o.CleanDir = None,
     verify_dir: o.VerifyDir = None,
     hide_trigger: o.HideTrigger = None,
+    prune: o.Prune = None,
     align: o.Align = None,
     target_speedup: o.TargetSpeedup = None,
     max_size: o.MaxSize = None,

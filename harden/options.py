@@ -77,6 +77,9 @@ PlanFile = Annotated[Path | None, _method("--plan", help="TOML with any of these
 Seed = Annotated[int | None, _method("--seed", help="The same seed gives the same result; default: 0.")]
 Device = Annotated[str | None, _method("--device", help="cpu, cuda or auto (default).")]
 TimeBudget = Annotated[str | None, _method("--time-budget", help="Such as 90s, 15m, 2h: then the best so far counts.")]
+Prune = Annotated[
+    bool | None, _method("--prune", help="Also cut out what is dead after the repair, or what that found guilty.")
+]
 Align = Annotated[int | None, _method("--align", help="Cut layers down to multiples of so many filters; default: 8.")]
 Resume = Annotated[
     bool, _method("--resume", help="Go on after the last finished stage of the same run, if it was cut short.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from harden import __version__, provenance, stages
@@ -40,6 +41,10 @@ def clean(plan: Plan, folder: Path, progress: Progress | None = None, kept: Kept
         healed, notes = kept.pruned(
             "repair", job, model, lambda: stages.repair(method, pruned, model, splits, evidence, job.run)
         )
+    if plan.prune:
+        with job.stage("prune again"):
+            again = partial(stages.prune_again, healed, notes, model, splits, plan, job.run)
+            healed = kept.pruned("prune again", job, model, again)
     with job.stage("measure after"):
         healed_model = Classifier(healed.module, suspect.contract, job.run.cost).to(job.run.device)
         after = measure(healed_model, splits.verify, triggers)

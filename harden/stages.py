@@ -17,14 +17,18 @@ from harden.network import Classifier, predict, units
 from harden.outcome import Cut, Scan
 from harden.plan import Plan
 from harden.pruning.budget import Budget, shrink
+from harden.pruning.dead import bury
+from harden.pruning.record import joined
 from harden.pruning.surgery import operate
 from harden.repair.regain import Regain
 from harden.spelling import nearest
 from harden.triggers.given import Given, from_directory, from_function, from_picture
 from harden.types import (
+    GUILTY,
     Budgeted,
     Contract,
     Evidence,
+    Filter,
     Method,
     Proposal,
     Pruned,
@@ -149,6 +153,15 @@ def repair(
     model = Classifier(pruned.module, suspect.contract, run.cost).to(run.device)
     notes = method.repair(model, suspect, splits, evidence, run)
     return replace(pruned, module=model.network.eval()), notes
+
+
+def prune_again(
+    pruned: Pruned, notes: Mapping[str, Any], suspect: Classifier, splits: Splits, plan: Plan, run: Run
+) -> Pruned:
+    """What is dead after the repair goes as well, and what the repair says is guilty, as far as accuracy allows."""
+    model = Classifier(pruned.module, suspect.contract, run.cost).to(run.device)
+    guilty = [Filter(*pair) for pair in notes.get(GUILTY, ())]
+    return joined(pruned, bury(model, guilty, splits, run, align=plan.align, max_accuracy_drop=plan.max_cut_drop))
 
 
 def shown(evidence: Evidence, given: Sequence[Trigger]) -> tuple[Trigger, ...]:

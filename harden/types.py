@@ -366,6 +366,10 @@ class Pruner(Protocol):
     def __call__(self, model: Classifier, splits: Splits, evidence: Evidence, run: Run) -> Proposal: ...
 
 
+GUILTY = "guilty"
+"""The key under which a repair may tell filters that it found guilty, guiltiest first, each as [layer, index]."""
+
+
 class Repairer(Protocol):
     """Moves the weights of a model in place and says what it did, for the report."""
 

@@ -1,7 +1,7 @@
 """Runs one cell: `python -m harden.bench.cell` with a JSON order on standard input, in a process of its own.
 
 What a method is given comes from the clean images alone, as many per class as the budget says. Test images and the
-true trigger are read by `measure`, and by a method only if its name ends in `:given`, which says so in the table.
+true trigger are read by `measure`, and by a method only if its name is followed by `:given`, as the table shows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from harden.bench.row import Cell, Numbers, Row, save
-from harden.bench.spec import parse
+from harden.bench.spec import Spec, parse
 from harden.bench.zoo import ZooModel, choose, read_zoo, true_trigger
 from harden.data import class_folders, read_images, split
 from harden.errors import HardenError
@@ -26,9 +26,23 @@ from harden.loading import load
 from harden.measure import measure
 from harden.methods import METHODS
 from harden.network import Classifier, classifier
+from harden.pruning.dead import bury
+from harden.pruning.record import joined
 from harden.pruning.surgery import operate
 from harden.triggers.given import Given
-from harden.types import Cost, Images, Method, Run, Splits, Suspect, Trigger
+from harden.types import (
+    GUILTY,
+    Cost,
+    Filter,
+    Images,
+    Method,
+    Proposal,
+    Pruned,
+    Run,
+    Splits,
+    Suspect,
+    Trigger,
+)
 
 FRACTIONS = (0.7, 0.25, 0.05)
 """Of the drawn images for tune, choose and verify."""
@@ -44,7 +58,8 @@ def run_cell(model: ZooModel, cell: Cell, *, key: str = "", device: str = "cpu",
     _forget_peak()
     started, cost = time.monotonic(), Cost()
     run = Run(seed=cell.seed, device=device, cost=cost, deadline=started + time_budget)
-    changed, told = apply(method_of(cell, trigger), suspect, splits, run)
+    spec = parse(cell.method, METHODS)
+    changed, told = apply(method_of(spec, trigger), suspect, splits, run, prune=spec.prune)
     seconds, peak = time.monotonic() - started, _peak()
     after = numbers(Classifier(changed.network, suspect.contract), test, trigger)
     return Row(
@@ -62,8 +77,10 @@ def run_cell(model: ZooModel, cell: Cell, *, key: str = "", device: str = "cpu",
     )
 
 
-def apply(method: Method, suspect: Suspect, splits: Splits, run: Run) -> tuple[Classifier, dict[str, Any]]:
-    """Recover, prune, cut, repair: the changed network, and what there is to tell about it."""
+def apply(
+    method: Method, suspect: Suspect, splits: Splits, run: Run, *, prune: bool = False
+) -> tuple[Classifier, dict[str, Any]]:
+    """Recover, prune, cut, repair, and prune again: the changed network, and what there is to tell about it."""
     original = classifier(suspect, run.cost)
     model = original.copy()
     evidence = method.recover(original.copy(), splits, run)
@@ -77,10 +94,18 @@ def apply(method: Method, suspect: Suspect, splits: Splits, run: Run) -> tuple[C
         "triggers": [t.name for t in evidence.triggers],
         "evidence": [[e.method, e.label, round(e.score, 2)] for e in scores],
     }
+    proposal, pruned = Proposal(()), None
     if method.prune is not None:
         proposal = method.prune(model.copy(), splits, evidence, run)
         pruned = operate(model, proposal, splits, run)
-        model = Classifier(pruned.module, suspect.contract, run.cost).to(model.mean.device).eval()
+        model = _network_of(pruned, original)
+    if method.repair is not None:
+        notes["repair"] = dict(method.repair(model, original, splits, evidence, run))
+    if prune:
+        again = bury(model, [Filter(*f) for f in notes.get("repair", {}).get(GUILTY, ())], splits, run)
+        pruned = again if pruned is None else joined(pruned, again)
+        model = _network_of(pruned, original)
+    if pruned is not None:
         told |= {
             "filters_removed": len(pruned.removed),
             "filters_masked": len(pruned.masked),
@@ -88,17 +113,18 @@ def apply(method: Method, suspect: Suspect, splits: Splits, run: Run) -> tuple[C
         }
         notes["prune"] = {
             "guilty": [str(f) for f in proposal.guilty],
-            "stopped_because": proposal.stopped_because,
+            "stopped_because": pruned.stopped_because,
             "refusals": [f"{r.filter}: {r.reason}" for r in pruned.refusals],
         }
-    if method.repair is not None:
-        notes["repair"] = dict(method.repair(model, original, splits, evidence, run))
     return model.eval(), {**told, "notes": _plain(notes)}
 
 
-def method_of(cell: Cell, trigger: Trigger | None) -> Method:
-    """The method that the cell names, with its settings, and the true trigger where it asks for that."""
-    spec = parse(cell.method, METHODS)
+def _network_of(pruned: Pruned, original: Classifier) -> Classifier:
+    return Classifier(pruned.module, original.contract, original.cost).to(original.mean.device).eval()
+
+
+def method_of(spec: Spec, trigger: Trigger | None) -> Method:
+    """The method that was named, with its settings, and the true trigger where it asks for that."""
     method = METHODS[spec.name](**spec.settings)
     if spec.given:
         method = replace(method, recover=Given((trigger,) if trigger else ()))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from harden.triggers import nothing
 from harden.types import Rate
 
 
@@ -21,7 +23,7 @@ class Cell:
 
     model: str
     method: str
-    """NAME, NAME:given (the true trigger is given to it), and settings: NAME:epochs=20."""
+    """NAME, NAME:given (the true trigger is given to it), NAME:prune (as `harden clean --prune`), NAME:epochs=20."""
     clean_per_class: int
     seed: int
 
@@ -82,6 +84,15 @@ class Row:
         if not (self.before and self.after and self.before.asr and self.after.asr) or self.drop is None:
             return None
         return (max(0.0, self.before.asr.value - self.after.asr.value) - max(0.0, self.drop) + 1) / 2
+
+    @property
+    def scanned(self) -> bool:
+        """Whether it looked for a backdoor at all: many methods do not, nor does one that is given the trigger."""
+        return (
+            bool(self.scan_status)
+            and self.scan_why != nothing.WHY
+            and "given" not in re.split("[:,]", self.cell.method)
+        )
 
     @property
     def scan_right(self) -> bool:

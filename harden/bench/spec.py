@@ -1,4 +1,4 @@
-"""A method as it is written on the command line of the bench: NAME, NAME:given, NAME:epochs=20,rate=0.01."""
+"""A method as the bench's command line names it: NAME, NAME:given, NAME:prune, NAME:epochs=20,rate=0.01."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Spec:
     name: str
     given: bool
     """The true trigger is given to it."""
+    prune: bool
+    """What is dead after it, or found guilty by its repair, is cut out as well."""
     settings: Mapping[str, Any]
 
 
@@ -29,15 +31,17 @@ def parse(text: str, methods: Mapping[str, Callable[..., Any]]) -> Spec:
         raise UsageError(
             f"there is no method called {name!r}.{nearest(name, methods)}", hint=f"Known: {', '.join(sorted(methods))}."
         )
-    given, settings = False, {}
+    words, settings = {"given": False, "prune": False}, {}
     known = list(inspect.signature(methods[name]).parameters)
     for part in filter(None, ",".join(rest).split(",")):
         key, equals, value = part.partition("=")
         key = key.replace("-", "_")
-        if part == "given":
-            given = True
+        if part in words:
+            words[part] = True
         elif not equals:
-            raise UsageError(f"{text!r}: after the name, 'given' or SETTING=VALUE is expected, and {part!r} came")
+            raise UsageError(
+                f"{text!r}: after the name, 'given', 'prune' or SETTING=VALUE is expected, and {part!r} came"
+            )
         elif key not in known:
             raise UsageError(
                 f"the method {name!r} has no setting called {key!r}.{nearest(key, known)}",
@@ -45,7 +49,7 @@ def parse(text: str, methods: Mapping[str, Callable[..., Any]]) -> Spec:
             )
         else:
             settings[key] = _value(value)
-    return Spec(name, given, settings)
+    return Spec(name, **words, settings=settings)
 
 
 def separate(text: str, methods: Mapping[str, Callable[..., Any]]) -> list[str]:

@@ -50,9 +50,9 @@ def flat(row: Row) -> dict[str, Any]:
         "ra_before": _percent(before.recovered if before else None),
         "ra_after": _percent(after.recovered if after else None),
         "der": None if row.der is None else round(100 * row.der, 2),
-        "scan_status": row.scan_status,
+        "scan_status": row.scan_status if row.scanned else "",
         "scan_targets": " ".join(map(str, row.scan_targets)),
-        "scan_right": row.scan_right if row.scan_status else None,
+        "scan_right": row.scan_right if row.scanned else None,
         "filters_removed": row.filters_removed,
         "filters_masked": row.filters_masked,
         "filters_total": row.filters_total,
@@ -109,7 +109,7 @@ def _overview(rows: Sequence[Row]) -> str:
         bad, controls = [r for r in done if r.backdoored], [r for r in done if not r.backdoored]
         asr = [_value(r.after.asr) for r in bad if r.after]
         ra = [_share(r) for r in bad]
-        scanned = [r for r in done if r.scan_status]
+        scanned = [r for r in done if r.scanned]
         cells = [
             f"`{method}`",
             f"{len(done)}" + (f" ({len(mine) - len(done)} failed)" if len(done) < len(mine) else ""),
@@ -117,7 +117,7 @@ def _overview(rows: Sequence[Row]) -> str:
             *(_hundredfold(_mean([r.drop for r in bad])), _hundredfold(_most([r.drop for r in bad]))),
             *(_hundredfold(_mean(ra)), _hundredfold(_mean([r.der for r in bad]))),
             *(_hundredfold(_mean([r.drop for r in controls])), _hundredfold(_most([r.drop for r in controls]))),
-            f"{sum(r.scan_right for r in scanned)}/{len(scanned)}",
+            f"{sum(r.scan_right for r in scanned)}/{len(scanned)}" if scanned else "-",
             _number(_mean([r.filters_removed for r in done]), ".1f"),
             _number(_mean([r.seconds for r in done]), ".1f"),
             f"{_number(_mean([r.forward_images for r in done]), '.0f')} / "

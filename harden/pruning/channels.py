@@ -49,9 +49,14 @@ class Reach:
     obstacle: str = ""
     """Why none of them can be cut out; empty if they can."""
 
-    def rows(self, channels: Iterable[int]) -> list[Row]:
-        """What has to be zero for these channels to be closed all the way."""
-        return [row for channel in channels for row, _ in self._rows[channel]]
+    @property
+    def consumers(self) -> list[Station]:
+        """What reads the channels in the end."""
+        return [station for station in self.stations if station.role == "consumer"]
+
+    def rows(self, channels: Iterable[int], producers: bool = False) -> list[Row]:
+        """What has to be zero for these channels to be closed all the way; or only what writes them."""
+        return [row for channel in channels for row, role in self._rows[channel] if role == "producer" or not producers]
 
     def producers(self, channel: int) -> list[str]:
         """The layers that write this channel."""
@@ -89,29 +94,55 @@ class Ledger:
             self.kept[station.name, station.end] = [row[p] for p in range(len(row)) if p not in leaves]
 
 
-def dead_channels(network: nn.Module, reach: Reach, images: Tensor) -> set[int]:
-    """The channels that every consumer reads as zero, in one pass over these images."""
-    loudest = torch.zeros(reach.width, dtype=torch.float64)
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What one layer read at each position of its input, over all images and places."""
+
+    least: Tensor
+    most: Tensor
+
+    @property
+    def middle(self) -> Tensor:
+        return (self.least + self.most) / 2
+
+    @property
+    def loudest(self) -> Tensor:
+        """The largest number of all."""
+        return torch.maximum(self.least.abs(), self.most.abs()).amax()
+
+
+def heard(network: nn.Module, layers: Iterable[str], images: Tensor, batch: int = 128) -> dict[str, Heard]:
+    """What these layers read, in one pass over these images; those that the pass does not reach are left out."""
+    found: dict[str, Heard] = {}
     handles = []
-    for station in reach.stations:
-        if station.role != "consumer":
-            continue
-        channels = torch.tensor(station.channels)
+    for name in layers:
 
-        def listen(
-            module: nn.Module, inputs: tuple[Tensor, ...], station: Station = station, channels: Tensor = channels
-        ) -> None:
-            heard = inputs[0].movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1).abs().amax(1)
-            heard = heard[list(station.positions)].double().cpu()
-            loudest.scatter_reduce_(0, channels, heard, "amax")
+        def listen(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            read = inputs[0].detach().movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1)
+            now = Heard(read.amin(1), read.amax(1))
+            past = found.get(name, now)
+            found[name] = Heard(torch.minimum(past.least, now.least), torch.maximum(past.most, now.most))
 
-        handles.append(network.get_submodule(station.name).register_forward_pre_hook(listen))
+        handles.append(network.get_submodule(name).register_forward_pre_hook(listen))
     try:
         with torch.no_grad():
-            network(images)
+            for part in images.split(batch):
+                network(part)
     finally:
         for handle in handles:
             handle.remove()
+    return found
+
+
+def dead_channels(network: nn.Module, reach: Reach, images: Tensor) -> set[int]:
+    """The channels that every consumer reads as zero, on these images."""
+    loudest = torch.zeros(reach.width, dtype=torch.float64)
+    said = heard(network, [station.name for station in reach.consumers], images)
+    for station in reach.consumers:
+        if station.name in said:
+            read = said[station.name]
+            loud = torch.maximum(read.least.abs(), read.most.abs())[list(station.positions)].double().cpu()
+            loudest.scatter_reduce_(0, torch.tensor(station.channels), loud, "amax")
     return set(loudest.eq(0).nonzero().flatten().tolist())
 
 

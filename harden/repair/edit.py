@@ -20,7 +20,7 @@ from harden.repair.fine_tune import FineTune
 from harden.repair.losses import accuracy
 from harden.repair.train import Schedule
 from harden.triggers.attacked import attacked
-from harden.types import Evidence, Images, Run, Splits
+from harden.types import GUILTY, Evidence, Images, Run, Splits
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class EditLateLayers:
     gammas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     until: float = 0.05
     """Success of the triggers at which gamma is large enough."""
+    mostly: float = 0.5
+    """A filter that lost this share of its size counts as guilty."""
     repair: FineTune | None = field(
         default_factory=lambda: FineTune(Schedule(epochs=5, least_steps=20, rate=0.001, freeze_norm=True))
     )
@@ -50,13 +52,16 @@ class EditLateLayers:
         before = {name: [p.detach().clone() for p in unit.gate_parameters()] for name, unit in parts.items()}
         tried, because = [], "every gamma tried, and the triggers still work"
         for gamma in self.gammas:
-            _scale(parts, before, {name: 1 - gamma * row / row.max().clamp_min(1e-12) for name, row in v.items()})
+            lost = {name: gamma * row / row.max().clamp_min(1e-12) for name, row in v.items()}
+            _scale(parts, before, {name: 1 - row for name, row in lost.items()})
             success = watched.success(predict(model, watched.images).argmax(1))
             tried.append({"gamma": gamma, "success": success.value, "accuracy": accuracy(model, splits.choose).value})
             if success.value <= self.until:
                 because = f"the triggers work on {success}"
                 break
-        record: dict[str, Any] = {"tried": tried, "gamma": tried[-1]["gamma"], "stopped_because": because}
+        record: dict[str, Any] = {"tried": tried, "gamma": gamma, "stopped_because": because}
+        ranked = sorted((-x, name, i) for name, row in lost.items() for i, x in enumerate(row.tolist()))
+        record[GUILTY] = [[name, i] for x, name, i in ranked if -x >= self.mostly]
         if self.repair is not None:
             record["repair"] = dict(self.repair(model, suspect, splits, evidence, run))
         return record

@@ -18,7 +18,7 @@ from harden.network import Classifier, units
 from harden.repair.losses import accuracy, cross_entropy
 from harden.repair.train import Descend, Schedule, fit, plain
 from harden.repair.unlearn import Unlearn
-from harden.types import Evidence, Run, Splits
+from harden.types import GUILTY, Evidence, Filter, Run, Splits
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ZeroAndTune:
         forgetful, unlearned = self.unlearn(model, splits.tune, run)
         parts, moved = units(model), units(forgetful)
         change = {k: (moved[k].conv.weight - parts[k].conv.weight).detach().abs() for k in parts}
-        share = self._zero(model, change, splits)
+        share, guilty = self._zero(model, change, splits)
         record = fit(
             model,
             splits.tune,
@@ -60,11 +60,14 @@ class ZeroAndTune:
             name="activeness-aware fine-tuning",
             descend=mixed(self.radius, self.mix),
         )
-        return {**record, "share": share, "unlearning": unlearned["stopped_because"]}
+        told = {"share": share, "unlearning": unlearned["stopped_because"], GUILTY: [list(f) for f in guilty]}
+        return {**record, **told}
 
     @torch.no_grad()
-    def _zero(self, model: Classifier, change: Mapping[str, Tensor], splits: Splits) -> float:
-        """Sets weights to zero, of the largest share of the filters that accuracy allows; returns that share."""
+    def _zero(
+        self, model: Classifier, change: Mapping[str, Tensor], splits: Splits
+    ) -> tuple[float, tuple[Filter, ...]]:
+        """Sets weights to zero, of the largest share of the filters that accuracy allows: that share, and which."""
         weights = {name: unit.conv.weight for name, unit in units(model).items()}
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         ranked = sorted(
@@ -82,7 +85,7 @@ class ZeroAndTune:
             chosen, kept = share, {name: weight.detach().clone() for name, weight in weights.items()}
         for name, weight in weights.items():
             weight.copy_(kept[name])
-        return chosen
+        return chosen, tuple(Filter(name, i) for _, name, i in ranked[: round(chosen * len(ranked))])
 
 
 def mixed(radius: float, mix: float) -> Descend:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from harden.network import Classifier
 from harden.types import Evidence, Run, Splits
 
+WHY = "this method does not look for a trigger"
+
 
 @dataclass(frozen=True)
 class Nothing:
     """Recovers nothing: the verdict of the scan is open."""
 
     def __call__(self, model: Classifier, splits: Splits, run: Run) -> Evidence:  # noqa: ARG002
-        return Evidence("inconclusive", (), (), (), "this method does not look for a trigger")
+        return Evidence("inconclusive", (), (), (), WHY)

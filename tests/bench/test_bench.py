@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from harden.bench.tables import as_csv, as_markdown
 from harden.bench.zoo import read_zoo
 from harden.errors import UsageError
 from harden.methods import METHODS
+from harden.triggers import nothing
 from harden.types import Rate
 from tests.planted import pictures, planted, save_pictures
 
@@ -77,6 +79,17 @@ def test_given_methods_get_the_true_trigger_and_others_do_not(zoo: Path) -> None
     assert told.der > 0.95
     untold = run_cell(model, Cell("planted", "ft:epochs=1", 10, 0))
     assert untold.scan_status == "inconclusive"
+    assert not untold.scanned
+    assert untold.filters_removed == 0
+
+
+def test_a_bench_prunes_what_a_method_leaves_dead(zoo: Path) -> None:
+    row = run_cell(read_zoo(zoo)[0], Cell("planted", "ft:epochs=1,prune", 10, 0))
+    assert (row.filters_removed, row.filters_total) == (8, 24)
+    assert row.before is not None
+    assert row.after is not None
+    assert row.after.parameters < row.before.parameters
+    assert row.after.asr == Rate(0, 20)  # the backdoor's filter sleeps on clean pictures
 
 
 def test_a_bench_keeps_every_cell_goes_on_and_turns_failures_into_rows(zoo: Path, tmp_path: Path) -> None:
@@ -112,6 +125,7 @@ def test_images_are_drawn_by_the_seed_and_never_twice() -> None:
         ("ftt", "Did you mean 'ft'"),
         ("ft:epoch=3", "Did you mean 'epochs'"),
         ("ft:quick", "SETTING=VALUE"),
+        ("ft:prunes", "'prune'"),
     ],
 )
 def test_a_method_that_is_not_there_is_refused(text: str, reason: str) -> None:
@@ -122,6 +136,8 @@ def test_a_method_that_is_not_there_is_refused(text: str, reason: str) -> None:
 def test_settings_are_read_as_what_they_are() -> None:
     spec = parse("sau:given,published=paper,epochs=3,freeze-norm=false", METHODS)
     assert spec.given
+    assert not spec.prune
+    assert parse("ft:prune", METHODS).prune
     assert spec.settings == {"published": "paper", "epochs": 3, "freeze_norm": False}
     assert separate("ft:epochs=3,rate=0.1,sau, clp", METHODS) == ["ft:epochs=3,rate=0.1", "sau", "clp"]
 
@@ -164,6 +180,19 @@ def test_tables_show_means_worst_cases_and_failures() -> None:
     assert "b, x, 10 per class, seed 1: no memory" in text
     lines = list(csv.DictReader(as_csv(rows).splitlines()))
     assert [line["asr_after"] for line in lines[:2]] == ["20.0", "0.0"]
+
+
+@pytest.mark.parametrize(
+    ("method", "why", "shown"),
+    [("auto", "found", "1/1"), ("clp", nothing.WHY, "-"), ("grad-prune:epochs=3,given", "it works", "-")],
+)
+def test_the_verdict_of_a_scan_is_only_counted_where_one_was_made(method: str, why: str, shown: str) -> None:
+    row = example("a", 20, 80)
+    row = replace(row, cell=replace(row.cell, method=method), scan_why=why)
+    head, _, line = as_markdown([row]).splitlines()[2:5]
+    assert dict(zip(head.split(" | "), line.split(" | "), strict=True))["scan right"] == shown
+    (told,) = csv.DictReader(as_csv([row]).splitlines())
+    assert (told["scan_right"], told["scan_status"]) == (("", "") if shown == "-" else ("True", "backdoored"))
 
 
 def test_a_row_is_read_back_as_it_was(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harden.bench import cell as bench_cell
 from harden.methods import METHODS
 from harden.network import Classifier, close, predict, units
 from harden.repair.head import NO_HEAD
 from harden.types import Contract, Evidence, Images, Method, Run, Splits
+from tests.methods.test_auto import quick as quick_auto
+from tests.planted import Planted
 
 CONTRACT = Contract(3, ("a", "b", "c"), (3, 8, 8), (0.5,) * 3, (0.25,) * 3)
 QUICK: dict[str, dict[str, Any]] = {
@@ -103,6 +106,18 @@ def test_it_works_or_says_why_not(name: str, kind: str) -> None:
         assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     elif record:
         assert "finite" not in str(record.get("stopped_because", ""))
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_what_any_method_leaves_dead_is_cut_out_if_asked(name: str, planted: Planted, planted_splits: Splits) -> None:
+    method = quick_auto() if name == "auto" else METHODS[name](**QUICK.get(name, {}))
+    kept, told = bench_cell.apply(method, planted.suspect, planted_splits, Run())
+    cut, told_of_cut = bench_cell.apply(method, planted.suspect, planted_splits, Run(), prune=True)
+    widths = [unit.width for unit in units(cut).values()]
+    assert sum(widths) == 24 - told_of_cut["filters_removed"]
+    assert told_of_cut["filters_removed"] > told.get("filters_removed", 0) or told["filters_removed"] >= 8
+    said = [predict(model, planted_splits.choose).argmax(1) for model in (kept, cut)]
+    assert int((said[0] == planted_splits.choose.labels).sum()) <= int((said[1] == planted_splits.choose.labels).sum())
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

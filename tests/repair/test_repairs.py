@@ -23,7 +23,7 @@ from harden.repair.train import Schedule
 from harden.repair.tsbd import ZeroAndTune, mixed
 from harden.repair.ulrl import RelearnRows, RowShift
 from harden.repair.unlearn import Unlearn
-from harden.types import Evidence, Images, Repairer, Run, Splits, Trigger
+from harden.types import Evidence, Filter, Images, Repairer, Run, Splits, Trigger
 from tests.planted import GAIN, SCALE, TARGET, Planted, stamp
 
 NO_EVIDENCE = Evidence("inconclusive", (), (), ())
@@ -190,8 +190,9 @@ def test_the_weights_that_change_most_are_zeroed(planted: Planted, planted_split
     change = {"conv1": torch.zeros(16, 3, 3, 3), "conv2": torch.zeros(8, 16, 1, 1)}
     change["conv1"][9, 0] = 1.0
     before = planted.module.conv1.weight.detach().clone()
-    share = ZeroAndTune(shares=(1 / 24,), weights=9 / 27)._zero(model, change, planted_splits)
+    share, guilty = ZeroAndTune(shares=(1 / 24,), weights=9 / 27)._zero(model, change, planted_splits)
     assert share == 1 / 24
+    assert guilty == (Filter("conv1", 9),)
     after = planted.module.conv1.weight.detach()
     assert not bool(after[9, 0].any())
     after[9, 0] = before[9, 0]
@@ -202,7 +203,7 @@ def test_zeroing_stops_where_accuracy_pays(planted: Planted, planted_splits: Spl
     change = {"conv1": torch.zeros(16, 3, 3, 3), "conv2": torch.zeros(8, 16, 1, 1)}
     change["conv1"][1:3] = 1.0  # the filters for green and blue
     before = planted.module.conv1.weight.detach().clone()
-    assert ZeroAndTune(shares=(2 / 24, 1.0), weights=1.0)._zero(planted.model, change, planted_splits) == 0.0
+    assert ZeroAndTune(shares=(2 / 24, 1.0), weights=1.0)._zero(planted.model, change, planted_splits) == (0.0, ())
     assert torch.equal(before, planted.module.conv1.weight)
 
 
