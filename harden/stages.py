@@ -121,6 +121,8 @@ def recover(method: Method, model: Classifier, splits: Splits, given: Sequence[T
 def prune(method: Method, model: Classifier, splits: Splits, evidence: Evidence, plan: Plan, run: Run) -> Pruned:
     """What the method proposes, as far as surgery can do it; nothing at all from a clean model."""
     proposal = Proposal((), stopped_because="nothing was found that would have to go")
+    if not units(model):
+        return operate(model, Proposal((), stopped_because="the network has no convolution to prune"), splits, run)
     if method.prune is not None and evidence.status != "clean":
         proposal = method.prune(model, splits, evidence, run)
     if plan.target_speedup is not None or plan.max_size is not None:

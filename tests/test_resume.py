@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -134,6 +135,48 @@ def test_pruning_goes_on_at_its_last_finished_round(
     assert said.endswith(f": recover, {rounds - 1} steps of prune")
     assert report.pruned == before.pruned
     assert report.cost == before.cost
+
+
+PLACES = (
+    "load", "read images", "recover", "measure before", "prune", "repair", "measure after", "export",
+    "harden.api.write_reports", "harden.api.RunFolder.publish",
+)  # fmt: skip
+"""Every stage of a run, and what comes after them."""
+
+
+def killed_at(place: str, settings: dict[str, Any], out: Path, *, resume: bool) -> int:
+    """How a run ends whose process gets kill -9 as soon as it comes to this place."""
+    child = os.fork()
+    if not child:
+        try:
+            patch, begin = pytest.MonkeyPatch(), Job.stage
+
+            def die(*called: Any) -> Any:
+                if place in ("harden.api.write_reports", "harden.api.RunFolder.publish", called[-1]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return begin(*called)
+
+            patch.setattr(place if place.startswith("harden.") else "harden.job.Job.stage", die)
+            api.clean(**settings, out=out, resume=resume)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize(("resumed", "places"), [(True, PLACES), (False, ("prune", "harden.api.RunFolder.publish"))])
+def test_a_kill_at_every_stage_and_then_the_same_command(
+    resumed: bool, places: tuple[str, ...], sample: dict[str, Any], uninterrupted: tuple[Path, Report], tmp_path: Path
+) -> None:
+    for place in places:
+        assert killed_at(place, sample, tmp_path / "run", resume=resumed) == -signal.SIGKILL
+        assert not (tmp_path / "run").exists(), place
+    report = api.clean(**sample, out=tmp_path / "run", resume=resumed)
+    assert report.verdict.status == "pass"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    for name in SAME:
+        assert (tmp_path / "run" / name).read_bytes() == (uninterrupted[0] / name).read_bytes()
+    said = [finding.message for finding in report.data if finding.rule == "run-resumed"]
+    assert [message.rpartition(": ")[2] for message in said] == (["recover, prune, repair"] if resumed else [])
 
 
 SEARCH = SmallestChange(families=(Sticker(), Tone()), look=15, shifts=())

@@ -53,6 +53,8 @@ def costs(model: Classifier, parts: Mapping[str, Unit], images: Images, batch: i
     The second-order estimate with the Fisher information in place of the curvature: the first-order term vanishes
     where training has converged, and images of different classes would cancel each other in it.
     """
+    if not parts:
+        return {}
     gates: dict[str, Tensor] = {}
 
     def gate(name: str) -> Callable[..., Tensor]:

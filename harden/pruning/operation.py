@@ -49,7 +49,7 @@ class Operation:
         close(self.parts, self.guilty)
         self.guard = guard.Guard(self.masked, splits.choose, max_accuracy_drop)
         self.inputs = proof.proof_inputs(model, splits.tune, run.seed)
-        self.dtypes = {name: tensor.dtype for name, tensor in self.masked.network.state_dict().items()}
+        self.dtypes = {name: tensor.dtype for name, tensor in _tensors(self.masked.network)}
         self.work: nn.Module = deepcopy(self.masked.network).double()
         self.ledger = Ledger()
         self.costs: dict[str, Tensor] = {}
@@ -216,7 +216,7 @@ class Operation:
             for name in self.layers():
                 self.refuse(name, f"all removals together changed the network ({gap:.0e}), so none was kept")
         del network
-        for name, tensor in [*self.work.named_parameters(), *self.work.named_buffers()]:
+        for name, tensor in _tensors(self.work):
             tensor.data = tensor.data.to(self.dtypes[name])
         self.result = self.work.eval()
         if renew_statistics:
@@ -238,3 +238,8 @@ class Operation:
     def masked_filters(self) -> tuple[Filter, ...]:
         """Every guilty filter that is closed and still in the file, by its original position."""
         return tuple(filter for filter in self.guilty if self._present(filter))
+
+
+def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
+    """All of them, those that a state dict leaves out as well."""
+    return [*network.named_parameters(), *network.named_buffers()]

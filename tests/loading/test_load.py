@@ -17,6 +17,7 @@ from torch import nn
 
 from harden.errors import BadData, BadModel, HardenError, Mismatch, UnsafeFile, UsageError
 from harden.loading import inspect, load
+from harden.loading.scan import scan
 
 CODE = """
 from torch import nn
@@ -205,6 +206,21 @@ def test_probabilities_are_noticed(tmp_path: Path, code: Path) -> None:
 def _truncated(path: Path, net: nn.Module) -> None:
     torch.save(net.state_dict(), path)
     path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["plain", "legacy", "safetensors", "whole", "whole, legacy", "torchscript"])
+def test_a_file_that_ends_too_soon_is_refused_wherever_it_ends(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    SAVED[form](network(), path)
+    data = path.read_bytes()
+    ends = {*range(40), *range(len(data) - 40, len(data)), *range(0, len(data), len(data) // 100)}
+    for end in sorted(ends):
+        path.write_bytes(data[:end])
+        with pytest.raises(HardenError) as told:
+            scan(path)
+        assert told.value.exit_code in (3, 4), end
+        assert str(path) in told.value.message
 
 
 def _diverged(path: Path, net: nn.Module) -> None:

@@ -183,6 +183,18 @@ class Scaled(nn.Module):
         return self.conv(x * self.scale + self.shift)  # type: ignore[no-any-return]
 
 
+class Unsaved(nn.Module):
+    """A factor that no file holds: the constructor makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.register_buffer("factor", torch.tensor(0.5), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x * self.factor)  # type: ignore[no-any-return, operator]
+
+
 class Sigmoid(nn.Module):
     """An activation that makes one half of nothing, and no normalisation."""
 
@@ -226,6 +238,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "tied": lambda: Net(Tied()),
     "scaled": lambda: Net(Scaled()),
     "sigmoid": lambda: Net(Sigmoid()),
+    "unsaved": lambda: Net(Unsaved()),
     "standardised": lambda: Net(standardised()),
 }
 

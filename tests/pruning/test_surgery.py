@@ -51,6 +51,7 @@ CUTS: dict[tuple[str, str], set[str] | str] = {
     ("tied", "middle.first"): "shares its weights",
     ("scaled", "stem.0"): set(),
     ("sigmoid", "middle.conv"): "computed otherwise",
+    ("unsaved", "stem.0"): set(),
     ("standardised", "stem.0"): "middle.0 standardises its weights",
     ("standardised", "middle.0"): "middle.1 standardises its weights",
     ("standardised", "middle.1"): "middle.1 standardises its weights",
