@@ -11,8 +11,14 @@ from typing import Any
 import pytest
 import typer
 
+from harden.bench.cell import apply
 from harden.cli import app
+from harden.methods import METHODS
+from harden.network import predict
 from harden.policy import CHECKS
+from harden.registry import find
+from harden.types import Run, Splits
+from tests.planted import Planted
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,3 +61,20 @@ def test_every_check_has_its_place_among_the_standards() -> None:
     text = (ROOT / "docs" / "standards.md").read_text(encoding="utf-8").partition("## By check")[2]
     for name in CHECKS:
         assert re.search(rf"`{name}(/…)?`", text), name
+
+
+def test_the_method_of_the_page_works_as_it_stands(
+    planted: Planted, planted_splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+    file, imported, entry = re.findall(r"(?s)```python\n(.*?)```", page)
+    (tmp_path / "head_only.py").write_text(file, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {}
+    exec(imported.replace("harden.methods.", ""), names)  # the first of the two lines
+    table = {**METHODS, **eval("{" + entry + "}", names)}  # and the second
+    method = find("head-only", {"repair": {"schedule": {"epochs": 2, "rate": 0.1}}}, table)
+    model, told = apply(method, planted.suspect, planted_splits, Run(), prune=True)
+    assert told["notes"]["repair"]["epochs"] == 2
+    assert told["filters_removed"] > 0
+    assert bool((predict(model, planted_splits.verify).argmax(1) == planted_splits.verify.labels).all())
