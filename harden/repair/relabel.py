@@ -5,6 +5,10 @@
 Stops when the same sum on the split made for choosing has had no new minimum for `patience` epochs, and returns to
 that minimum. (As published it is watched on clean images alone, which can return to a network that has not
 relearned anything.) Filters that are closed stay closed: the trainer sees to it after every step.
+
+Batch normalisation keeps its statistics. As published, batches of clean and of triggered images take turns in train
+mode, where each is normalised by its own statistics: a trigger that changes the whole picture is then hardly to be
+seen, nothing is learned about it, and afterwards it is there again.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from harden.types import Evidence, Images, Run, Splits
 class Relabel:
     """Clean and triggered cross-entropy, with equal weights."""
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=100, rate=1e-3, patience=10))
+    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=100, rate=1e-3, patience=10, freeze_norm=True))
 
     def __call__(
         self,

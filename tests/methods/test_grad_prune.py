@@ -10,8 +10,8 @@ from harden.pruning.greedy import Greedy
 from harden.repair.relabel import Relabel
 from harden.repair.train import Schedule
 from harden.triggers.attacked import attacked
-from harden.types import Evidence, Run, Splits
-from tests.planted import GUILTY, Planted
+from harden.types import Evidence, Images, Run, Splits, Trigger
+from tests.planted import GUILTY, TARGET, Planted
 
 
 def test_its_settings_are_the_published_ones() -> None:
@@ -22,6 +22,22 @@ def test_its_settings_are_the_published_ones() -> None:
     schedule = method.repair.schedule
     assert (schedule.rate, schedule.momentum, schedule.weight_decay, schedule.batch) == (1e-3, 0.9, 5e-4, 128)
     assert (schedule.optimizer, schedule.patience) == ("sgd", 10)
+
+
+def test_relabelling_normalises_triggered_images_as_the_finished_network_will(
+    planted: Planted, planted_splits: Splits
+) -> None:
+    """In train mode a trigger on the whole picture would be normalised away, and nothing learned about it."""
+    brighter = Trigger("brighter", "given", TARGET, lambda i: Images(i.pixels + 0.2, i.labels, i.names))
+    evidence = Evidence("backdoored", (TARGET,), (), (brighter,))
+    repair = METHODS["grad-prune"](epochs=2).repair
+    assert repair is not None
+    model = planted.model.copy()
+    repair(model, planted.model, planted_splits, evidence, Run())
+    after = model.network.state_dict()
+    for name, before in planted.module.state_dict().items():
+        if "running" in name:
+            assert torch.equal(after[name], before), name
 
 
 def test_backdoor_gone_accuracy_kept(planted: Planted, planted_splits: Splits) -> None:
