@@ -9,6 +9,7 @@ gamma grows until the triggers no longer work on the split made for choosing; th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from harden.network import Classifier, Unit, predict, units
 from harden.repair.fine_tune import FineTune
 from harden.repair.losses import accuracy
-from harden.repair.train import Schedule
+from harden.repair.train import Schedule, or_as_it_was
 from harden.triggers.attacked import attacked
 from harden.types import GUILTY, Evidence, Images, Run, Splits
 
@@ -44,6 +45,7 @@ class EditLateLayers:
     ) -> Mapping[str, Any]:
         if not evidence.triggers:
             return {"gamma": 0.0, "stopped_because": "no trigger was recovered, so nothing was changed"}
+        as_it_was = deepcopy(model.state_dict())
         parts = dict(list(units(model).items())[-self.layers :])
         triggered = mean_activations(model, parts, attacked(evidence.triggers, splits.tune).images)
         clean = mean_activations(model, parts, splits.tune)
@@ -63,7 +65,8 @@ class EditLateLayers:
         ranked = sorted((-x, name, i) for name, row in lost.items() for i, x in enumerate(row.tolist()))
         record[GUILTY] = [[name, i] for x, name, i in ranked if -x >= self.mostly]
         if self.repair is not None:
-            record["repair"] = dict(self.repair(model, suspect, splits, evidence, run))
+            told = dict(self.repair(model, suspect, splits, evidence, run))
+            record["repair"] = or_as_it_was(model, as_it_was, told)
         return record
 
 

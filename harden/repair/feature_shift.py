@@ -6,6 +6,7 @@ W drawn anew; then  min CE(f(x), y) + alpha * <W, W_0>,  and after every step  |
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from harden.network import Classifier
 from harden.repair.augment import Augment
 from harden.repair.head import NO_HEAD, head
 from harden.repair.losses import cross_entropy
-from harden.repair.train import Schedule, fit
+from harden.repair.train import Schedule, fit, or_as_it_was
 from harden.repair.ulrl import redraw_rows
 from harden.types import Evidence, Images, Run, Splits
 
@@ -40,6 +41,7 @@ class FeatureShift:
         last = head(model)
         if last is None:
             return {"refused": NO_HEAD}
+        before = deepcopy(model.state_dict())
         old = last.weight.detach().clone()
         redraw_rows(last, list(range(last.out_features)), run.seed)
 
@@ -50,7 +52,7 @@ class FeatureShift:
             with torch.no_grad():
                 last.weight.mul_(old.norm() / last.weight.norm().clamp_min(1e-12))
 
-        return fit(
+        record = fit(
             model,
             splits.tune,
             loss,
@@ -60,3 +62,4 @@ class FeatureShift:
             augment=self.augment,
             after_step=rescale,
         )
+        return or_as_it_was(model, before, record)

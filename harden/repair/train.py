@@ -142,6 +142,16 @@ def fit(
     }
 
 
+def or_as_it_was(model: Classifier, before: Mapping[str, Tensor], record: dict[str, Any]) -> dict[str, Any]:
+    """For a repair that changes weights before it trains: if training broke at once, the model is what it was before.
+
+    `before` is its state, copied; `record` is what `fit` said.
+    """
+    if not record["epochs"] and "finite" in record["stopped_because"]:
+        model.load_state_dict(before)
+    return record
+
+
 class _Best:
     """The snapshot to go back to: the best by `validate`, or the latest whole one where nothing judges."""
 

@@ -8,6 +8,7 @@ then fine-tune along  (1 - a) g1 + a g2,      g1 = grad L(theta),  g2 = grad L(t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from harden.network import Classifier, units
 from harden.repair.losses import accuracy, cross_entropy
-from harden.repair.train import Descend, Schedule, fit, plain
+from harden.repair.train import Descend, Schedule, fit, or_as_it_was, plain
 from harden.repair.unlearn import Unlearn
 from harden.types import GUILTY, Evidence, Filter, Run, Splits
 
@@ -47,6 +48,7 @@ class ZeroAndTune:
         evidence: Evidence,  # noqa: ARG002
         run: Run,
     ) -> Mapping[str, Any]:
+        before = deepcopy(model.state_dict())
         forgetful, unlearned = self.unlearn(model, splits.tune, run)
         parts, moved = units(model), units(forgetful)
         change = {k: (moved[k].conv.weight - parts[k].conv.weight).detach().abs() for k in parts}
@@ -60,6 +62,7 @@ class ZeroAndTune:
             name="activeness-aware fine-tuning",
             descend=mixed(self.radius, self.mix),
         )
+        or_as_it_was(model, before, record)
         told = {"share": share, "unlearning": unlearned["stopped_because"], GUILTY: [list(f) for f in guilty]}
         return {**record, **told}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from harden.network import Classifier
 from harden.repair.augment import Augment
 from harden.repair.head import NO_HEAD, head
 from harden.repair.losses import cross_entropy
-from harden.repair.train import Schedule, fit
+from harden.repair.train import Schedule, fit, or_as_it_was
 from harden.repair.unlearn import Unlearn
 from harden.types import ClassEvidence, Evidence, Images, Run, Splits
 
@@ -83,6 +84,7 @@ class RelearnRows:
         alpha = (0.7 if few else 0.001) if math.isnan(self.alpha) else self.alpha
         rate = (0.005 if few else 0.001) if math.isnan(self.schedule.rate) else self.schedule.rate
         rows = list(evidence.target_classes)
+        before = deepcopy(model.state_dict())
         old = last.weight.detach()[rows].clone()
         redraw_rows(last, rows, run.seed)
 
@@ -93,7 +95,7 @@ class RelearnRows:
             model, splits.tune, loss, replace(self.schedule, rate=rate), run, name="relearning", augment=self.augment
         )
         note = "" if rows else "no suspicious row: plain fine-tuning"
-        return {**record, "rows": rows, "alpha": alpha, "note": note}
+        return {**or_as_it_was(model, before, record), "rows": rows, "alpha": alpha, "note": note}
 
 
 @torch.no_grad()
