@@ -23,8 +23,9 @@ from harden.repair.train import Schedule
 from harden.repair.tsbd import ZeroAndTune, mixed
 from harden.repair.ulrl import RelearnRows, RowShift
 from harden.repair.unlearn import Unlearn
+from harden.triggers.entropy import EntropyGenerator
 from harden.types import Evidence, Filter, Images, Repairer, Run, Splits, Trigger
-from tests.planted import GAIN, SCALE, TARGET, Planted, stamp
+from tests.planted import GAIN, SCALE, TARGET, Planted, reachable, stamp
 
 NO_EVIDENCE = Evidence("inconclusive", (), (), ())
 FEW = Schedule(epochs=10, batch=32, rate=0.01, freeze_norm=True)
@@ -162,6 +163,19 @@ def test_ascent_from_the_target_and_relabelling(planted: Planted, planted_splits
     assert acc == 1.0
     assert asr < 0.2
     assert repaired(planted, planted_splits, repair)[1] == 1.0  # nothing recovered, nothing changed
+
+
+def test_ascent_needs_patches_of_a_trained_generator(planted_splits: Splits) -> None:
+    attacked = soft(reachable())
+    generate = EntropyGenerator(steps=60, probe_steps=30, hidden=64, batch=32)
+    unlearn = Ascent(replace(FEW, batch=64, weight_decay=0.0, least_steps=60), alpha=1.0)
+    trained = generate(attacked.model, planted_splits, Run())
+    untrained = replace(generate, steps=0)(attacked.model, planted_splits, Run())
+    assert (trained.target_classes, untrained.target_classes) == ((TARGET,), (TARGET,))
+    acc, asr = repaired(attacked, planted_splits, unlearn, trained)
+    assert acc == 1.0
+    assert asr < 0.2
+    assert repaired(attacked, planted_splits, unlearn, untrained)[1] == 1.0
 
 
 def test_the_distance_penalty_pulls_towards_the_suspect(planted: Planted, planted_splits: Splits) -> None:
