@@ -146,9 +146,15 @@ def _shape(a: Attributes, x: Tensor) -> list[Any]:
 def _gather(a: Attributes, x: Any, index: Any) -> Any:
     if isinstance(x, list):
         return [x[i] for i in index] if isinstance(index, list) else x[index]
+    axis = a.get("axis", 0) % x.dim()
     if isinstance(index, list):
-        return x.index_select(a.get("axis", 0), torch.tensor(index, device=x.device))
-    return x.select(a.get("axis", 0), index)
+        rows = torch.tensor(index, device=x.device)
+        return x.index_select(axis, rows.flatten()).reshape(*x.shape[:axis], *rows.shape, *x.shape[axis + 1 :])
+    return x.select(axis, index)
+
+
+def _expand(_: Attributes, x: Tensor, shape: list[int]) -> Tensor:
+    return x.expand(torch.broadcast_shapes(x.shape, tuple(shape)))
 
 
 def _slice(_: Attributes, x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
@@ -238,6 +244,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Concat": _concat,
     "Shape": _shape,
     "Gather": _gather,
+    "Expand": _expand,
     "Slice": _slice,
     "Split": _split,
     "Pad": _pad,

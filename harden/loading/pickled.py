@@ -16,7 +16,10 @@ from harden.types import Finding
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 256 * 2**20
-_KNOWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+_KNOWN = (
+    "data.pkl", "version", ".data/version", "byteorder", ".format_version", ".storage_alignment",
+    ".data/serialization_id",
+)  # fmt: skip
 _SCRIPT = ("constants.pkl", "attributes.pkl", "constants/", "code/", "extra/", "traced_inputs", "tensors/")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -433,6 +434,15 @@ def test_a_network_that_asks_for_absurd_memory_is_refused(tmp_path: Path) -> Non
     with pytest.raises(BadModel, match=r"more than 8 GiB of memory for two images of \[3, 16, 16\]"):
         load(tmp_path / "m.pt", **HOW)
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
+
+
+def test_torchscript_of_newer_operators_is_read(tmp_path: Path) -> None:
+    """With some operators torch writes its version under another name, as for ConvNeXt's GELU."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    torch.jit.trace(net, torch.zeros(1, 3, 16, 16)).save(str(tmp_path / "m.pt"))
+    with zipfile.ZipFile(tmp_path / "m.pt") as archive:
+        assert any(name.endswith(".data/version") for name in archive.namelist())
+    assert len(inspect(tmp_path / "m.pt").layers) == 4
 
 
 def test_torchscript_runs_only_on_trust(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from harden.errors import BadModel, UnsafeFile
 from harden.loading import inspect, load
+from harden.loading.onnx_ops import OPERATORS
 
 PIXELS = [3, 8, 8]
 
@@ -156,3 +157,15 @@ def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(graph().SerializeToString()[:-40])
     with pytest.raises(BadModel, match="damaged"):
         inspect(tmp_path / "m.onnx")
+
+
+def test_what_is_gathered_and_expanded_is_what_numpy_says() -> None:
+    x = torch.rand(2, 4, 3)
+    for axis in (0, 1, -1):
+        for index in ([1], [1, 0], [[0, 1], [1, 0]]):
+            found = OPERATORS["Gather"]({"axis": axis}, x, index)
+            assert np.array_equal(found.numpy(), np.take(x.numpy(), index, axis)), (axis, index)
+    assert np.array_equal(OPERATORS["Gather"]({"axis": 1}, x, 2).numpy(), np.take(x.numpy(), 2, 1))
+    for shape in ([5, 2, 4, 3], [1, 1, 1]):
+        expected = np.broadcast_to(x.numpy(), np.broadcast_shapes(x.shape, tuple(shape)))
+        assert np.array_equal(OPERATORS["Expand"]({}, x, shape).numpy(), expected)
