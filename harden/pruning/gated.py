@@ -50,7 +50,8 @@ class GateSearch:
     strange: float = 1.5
     """How many times smaller than usual it has to be to go on."""
     searches: int = 3
-    spare: Spare = field(default_factory=Spare)
+    """How many times it is looked for; 0: never."""
+    spare: Spare | None = field(default_factory=Spare)
     """What else may go, since clean images do not need it."""
 
     def __call__(self, model: Classifier, splits: Splits, evidence: Evidence, run: Run) -> Proposal:
@@ -78,9 +79,11 @@ class GateSearch:
                 seen = run.step(f"round {number}", make)
                 if seen is None:
                     because = f"no cut wins {self.least:.0%} of the loss and keeps the accuracy"
+                    if len(triggers) > self.searches * len(evidence.triggers):
+                        break
                     look = partial(self._left, copy, splits.tune, evidence, generator)
                     left = run.step("what is left", look, generator)
-                    if not left or len(triggers) > self.searches * len(evidence.triggers):
+                    if not left:
                         break
                     triggers += left
                     continue
@@ -90,7 +93,8 @@ class GateSearch:
                 rounds.append(seen)
                 task.advance(1, f"{seen.closed[0]}, accuracy {seen.accuracy}, attack success {seen.attack_success}")
         guilty = tuple(f for r in rounds for f in r.closed)
-        return Proposal(guilty, tuple(rounds), because, spare=self.spare(model, splits, guilty, run))
+        spare = self.spare(model, splits, guilty, run) if self.spare is not None else ()
+        return Proposal(guilty, tuple(rounds), because, spare=spare)
 
     def _left(self, model: Classifier, images: Images, evidence: Evidence, generator: torch.Generator) -> list[Trigger]:
         """What is still strangely easy in the network as it is now."""

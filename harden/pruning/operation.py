@@ -102,6 +102,13 @@ class Operation:
         else:
             self.refuse(name, self._attempt(knife, reach))
 
+    def without_alignment(self, knife: Knife) -> None:
+        """Tries every layer once more, for its guilty filters alone."""
+        self.align = 1
+        for name in self.layers():
+            self.layer(knife, name)
+        self.refusals = [refusal for refusal in self.refusals if self._present(refusal.filter)]
+
     def spare(self, knife: Knife, name: str) -> None:
         """Cuts the spare channels of one layer, down to the least aligned width that the accuracy guard accepts."""
         reach = knife.reach(name)

@@ -44,6 +44,7 @@ def operate(
     max_accuracy_drop: float = 0.01,
     remove_coupled: bool = True,
     renew_statistics: bool = True,
+    alone: bool = True,
 ) -> Pruned:
     """The network without its guilty filters, as small as the proof and the accuracy guard allow.
 
@@ -51,6 +52,8 @@ def operate(
     max_accuracy_drop   what all removals together may cost on splits.choose, besides what closing the guilty costs
     remove_coupled      filters of a residual stream may go, out of every layer that shares it, if the guard agrees
     renew_statistics    batch normalisation's statistics may be estimated again, if accuracy fell and where it helps
+    alone               where nothing at all could go in multiples, the guilty go without others: closed as they are,
+                        they cost nothing more
     """
     operation = Operation(model, proposal, splits, run, align, max_accuracy_drop, remove_coupled)
     layers, spare = operation.layers(), operation.spare_layers()
@@ -67,6 +70,8 @@ def operate(
                 if not isinstance(graph, str):
                     operation.spare(graph, layer)
                 task.advance(note=layer)
+        if alone and not isinstance(graph, str) and not operation.removed():
+            operation.without_alignment(graph)
     operation.finish(renew_statistics)
     widths = {name: unit.width for name, unit in operation.parts.items()}
     return Pruned(

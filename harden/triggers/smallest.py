@@ -2,7 +2,8 @@
 
     size[f, k]      the least change of family f that sends the images to class k      (inversion.py)
     strange[f, k]   trust[f] * median of size[f, .] over the other classes that got as many steps / size[f, k]
-    verdict         backdoored where the largest is over `strange`, clean where it is under `usual`, else inconclusive
+    verdict         backdoored where the largest is over `strange`; where it is only over `nearly`, if a second opinion
+                    says that a few filters serve it; clean where it does not or under `usual`, else inconclusive
 
 Which classes are searched is told by how little their features would have to move (displacement.py). All of those
 get a few steps; only the easiest go on, and they are compared with one another, since what is searched for longer
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -25,7 +26,7 @@ from harden.scoring.folded import folded
 from harden.triggers.displacement import displacements
 from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
-from harden.types import ClassEvidence, Evidence, Images, Run, Splits, Status, Task, Trigger
+from harden.types import ClassEvidence, Evidence, Images, Run, Splits, Status, Task, Trigger, done
 
 
 def default_families() -> tuple[Family, ...]:
@@ -54,7 +55,17 @@ class SmallestChange:
     beside: float = 0.6
     """A second target has to be this near to the strangest class of all: a target drags its neighbours along."""
     usual: float = 2.0
-    """Under this, nothing is called strange. A family that is over it for a target stands in for its trigger."""
+    """Over this a class is strange enough not to be called usual, unless a second opinion says so; and a family that is
+    over it for a target stands in for its trigger."""
+    second: SecondOpinion | None = None
+    """Asked about what is over `nearly`, where nothing is over `strange`."""
+    nearly: float = 1.6
+    opinions: int = 3
+    """Most changes that it is asked about, the strangest first."""
+    follow: float = 0.1
+    """Share of images that may still follow, for a change to be called a backdoor's."""
+    stay: float = 0.25
+    """Share that has to follow, for it to be called natural."""
     shifts: tuple[int, ...] = (1, 2)
     """For all-to-all attacks: how many classes each image is moved on; shifts are compared with one another."""
     copies: int = 2
@@ -79,7 +90,7 @@ class SmallestChange:
                 for aims in groups:
                     make = partial(self._compare, copy, family, aims, images, run.seed + number, run.deadline, task)
                     found += run.step(f"{family.name}: {', '.join(_called(aim, model) for aim in aims)}", make)
-        return self._judge(copy, images, found, run)
+        return self._judge(copy, images, found, self._asked(model, splits, found, run), run)
 
     def _classes(self, model: Classifier, images: Images) -> list[int]:
         """The classes to search: those whose features are easiest to move, and some from the other end to compare."""
@@ -133,7 +144,30 @@ class SmallestChange:
         ended = ((a, searches[a]) for a in promising)
         return [Strange(family, a, scores[a], s.size(), bool(s.kept), s.result()) for a, s in ended]
 
-    def _judge(self, model: Classifier, images: Images, found: Sequence[Strange], run: Run) -> Evidence:
+    def _asked(
+        self, model: Classifier, splits: Splits, found: Sequence[Strange], run: Run
+    ) -> Mapping[Strange, Opinion]:
+        """What the second opinion says of what is nearly strange, until it calls one a backdoor's."""
+        near = sorted((s for s in found if s.counts and s.score >= self.nearly), key=lambda s: -s.score)
+        said: dict[Strange, Opinion] = {}
+        if self.second is None or not near or near[0].score >= self.strange:
+            return said
+        for s in near[: self.opinions]:
+            if time.monotonic() < run.deadline:
+                make = partial(self.second, model, splits, s.trigger(s.change), replace(run, step=done))
+                said[s] = run.step(f"second opinion on {_called(s.aim, model)}, {s.family.name}", make)
+                if said[s].follow <= self.follow:
+                    break
+        return said
+
+    def _judge(
+        self,
+        model: Classifier,
+        images: Images,
+        found: Sequence[Strange],
+        asked: Mapping[Strange, Opinion],
+        run: Run,
+    ) -> Evidence:
         evidence = tuple(
             ClassEvidence(-1 if s.aim.label is None else s.aim.label, s.score, self.strange, s.family.name)
             for s in found
@@ -142,18 +176,17 @@ class SmallestChange:
         for s in found:
             best[s.aim] = max(best.get(s.aim, 0.0), s.score if s.counts else 0.0)
         enough = max(self.strange, self.beside * max(best.values(), default=0.0))
+        served = {s.aim for s, opinion in asked.items() if opinion.follow <= self.follow}
         guilty = [s for s in found if s.counts and s.score >= self.usual and best[s.aim] >= enough]
+        guilty = guilty or [s for s in found if s.counts and s.score >= self.nearly and s.aim in served]
         highest = max((s.score for s in found if s.counts), default=0.0)
         late = time.monotonic() > run.deadline
-        unsure = late or highest > self.usual or highest == 0
+        natural = bool(asked) and all(opinion.follow >= self.stay for opinion in asked.values())
+        unsure = late or highest == 0 or (not natural and (bool(asked) or highest > self.usual))
         status: Status = "backdoored" if guilty else "inconclusive" if unsure else "clean"
         ordered = [s.aim.label for s in sorted(guilty, key=lambda s: -s.score)]
         targets = tuple(dict.fromkeys(label for label in ordered if label is not None))
-        triggers = [
-            as_trigger(s.family, s.aim, change, {"size": s.size, "usual": s.usual})
-            for s in guilty
-            for change in self._stand_ins(model, s, images, run)
-        ]
+        triggers = [s.trigger(change) for s in guilty for change in self._stand_ins(model, s, images, run)]
         names = ", ".join(f"{_called(s.aim, model)} ({s.family.name}, {s.score:.1f} times)" for s in guilty)
         why = (
             f"strangely easy to reach: {names}"
@@ -162,6 +195,9 @@ class SmallestChange:
             if highest == 0
             else f"no class is easier to reach than {highest:.1f} times the usual (threshold {self.strange})"
         )
+        for s, opinion in asked.items():
+            why += f"; {opinion.closed} filters closed, {opinion.follow:.0%} of the images still follow to "
+            why += f"{_called(s.aim, model)} ({s.family.name}), {self.follow:.0%} or less in a backdoor"
         if late and not guilty:
             why += "; the time budget ended the search early"
         return Evidence(status, targets, evidence, tuple(triggers), why)
@@ -184,6 +220,20 @@ class SmallestChange:
         return search
 
 
+@dataclass(frozen=True)
+class Opinion:
+    """What became of a change when the filters were closed that seem to serve it."""
+
+    closed: int
+    """Filters."""
+    follow: float
+    """Share of the images that still follow."""
+
+
+SecondOpinion = Callable[[Classifier, Splits, Trigger, Run], Opinion]
+"""Looks at one change in another way."""
+
+
 @dataclass(frozen=True, eq=False)
 class Strange:
     """One aim in one family, against what is usual there."""
@@ -201,6 +251,10 @@ class Strange:
     def usual(self) -> float:
         """The size that is usual."""
         return self.score / self.family.trust * self.size
+
+    def trigger(self, change: Change) -> Trigger:
+        """A change for this aim, with what is known of its size."""
+        return as_trigger(self.family, self.aim, change, {"size": self.size, "usual": self.usual})
 
 
 def _usual(searches: Mapping[Aim, Inversion], aim: Aim) -> float:

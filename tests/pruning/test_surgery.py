@@ -124,11 +124,15 @@ def test_the_planted_filter_leaves_with_seven_idle_ones(planted: Planted, plante
 
 def test_alignment_that_costs_too_much_leaves_the_filter_masked(planted: Planted, planted_splits: Splits) -> None:
     colours = tuple(Filter("conv1", i) for i in (0, 1, 2))
-    pruned = operate(planted.model, Proposal((GUILTY,), useless=colours), planted_splits, Run())
+    proposal = Proposal((GUILTY,), useless=colours)
+    pruned = operate(planted.model, proposal, planted_splits, Run(), alone=False)
     assert pruned.removed == ()
     assert pruned.masked == (GUILTY,)
     assert "8 of the layer's 16 filters would have to go to reach a multiple of 8" in pruned.refusals[0].reason
     assert not pruned.module.get_submodule("conv1").weight[3].any()  # type: ignore[index]
+    alone = operate(planted.model, proposal, planted_splits, Run())
+    assert (alone.removed, alone.masked, alone.refusals) == ((GUILTY,), (), ())
+    assert [(layer.before, layer.after) for layer in alone.layers] == [(16, 15), (8, 8)]
 
 
 def test_useless_filters_are_taken_first(planted: Planted, planted_splits: Splits) -> None:
@@ -139,7 +143,9 @@ def test_useless_filters_are_taken_first(planted: Planted, planted_splits: Split
 
 def test_a_layer_is_never_emptied(planted: Planted, planted_splits: Splits) -> None:
     everything = tuple(Filter("conv2", i) for i in range(8))
-    pruned = operate(planted.model, Proposal(everything), planted_splits, Run(), max_accuracy_drop=ANY_PRICE)
+    pruned = operate(
+        planted.model, Proposal(everything), planted_splits, Run(), max_accuracy_drop=ANY_PRICE, alone=False
+    )
     assert pruned.removed == ()
     assert "would leave none" in pruned.refusals[0].reason
     pruned = operate(planted.model, Proposal(everything), planted_splits, Run(), max_accuracy_drop=ANY_PRICE, align=1)

@@ -14,7 +14,7 @@ from torch import nn
 from harden.network import Classifier, close, predict, units
 from harden.triggers.families import Patch
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin
-from harden.triggers.smallest import Again, SmallestChange, _usual, searchable, stronger
+from harden.triggers.smallest import Again, Opinion, SmallestChange, _usual, searchable, stronger
 from harden.types import Contract, Evidence, Images, Run, Splits, Trigger
 from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
 
@@ -101,6 +101,38 @@ def test_a_search_without_time_does_not_call_anything_clean(model: Classifier) -
 def test_strange_but_not_strange_enough_is_inconclusive(model: Classifier) -> None:
     unsure = replace(ONE_FAMILY, strange=1000.0)(model, splits(), Run())
     assert (unsure.status, unsure.target_classes, unsure.triggers) == ("inconclusive", (), ())
+
+
+@pytest.mark.parametrize(
+    ("follow", "status", "targets"),
+    [
+        (0.0, "backdoored", (TARGET,)),
+        (0.1, "backdoored", (TARGET,)),
+        (0.11, "inconclusive", ()),
+        (0.25, "clean", ()),
+        (1.0, "clean", ()),
+    ],
+)
+def test_where_sizes_leave_a_doubt_the_second_opinion_decides(
+    model: Classifier, follow: float, status: str, targets: tuple[int, ...]
+) -> None:
+    asked: list[Trigger] = []
+
+    def opinion(_model: Classifier, _splits: Splits, trigger: Trigger, _run: Run) -> Opinion:
+        asked.append(trigger)
+        return Opinion(3, follow)
+
+    doubtful = replace(ONE_FAMILY, strange=1000.0, shifts=(), second=opinion)
+    said = doubtful(model, splits(), Run())
+    assert (said.status, said.target_classes) == (status, targets)
+    assert [trigger.target for trigger in asked] == [TARGET], "no other class is nearly strange"
+    assert bool(said.triggers) == (status == "backdoored")
+    assert f"3 filters closed, {follow:.0%} of the images still follow to red (patch)" in said.why
+
+    asked.clear()
+    for sure in (replace(doubtful, strange=2.3), replace(doubtful, nearly=900.0)):
+        sure(model, splits(), Run())
+    assert not asked, "where sizes leave no doubt nobody is asked"
 
 
 def test_what_is_hard_to_say_is_searched_from_another_start(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,39 @@
+"""Few filters serve a backdoor; that a picture painted red is red is everybody's doing."""
+
+from __future__ import annotations
+
+import torch
+
+from harden.network import Classifier
+from harden.pruning.few import FewFilters
+from harden.types import Images, Run, Splits, Trigger
+from tests.planted import TARGET, Planted
+
+
+def test_the_planted_trigger_loses_its_filter(planted: Planted, planted_splits: Splits) -> None:
+    weights = {k: v.clone() for k, v in planted.model.state_dict().items()}
+    opinion = FewFilters()(planted.model, planted_splits, planted.trigger, Run())
+    assert opinion.closed >= 1
+    assert opinion.follow == 0
+    assert all(torch.equal(v, weights[k]) for k, v in planted.model.state_dict().items())
+
+
+def test_a_whole_picture_in_the_colour_of_the_target_keeps_its_class(planted: Planted, planted_splits: Splits) -> None:
+    def painted(images: Images) -> Images:
+        pixels = torch.zeros_like(images.pixels)
+        pixels[:, 0] = 1
+        return Images(pixels, images.labels, images.names)
+
+    natural = Trigger("paint", "recovered", TARGET, painted)
+    opinion = FewFilters()(planted.model, planted_splits, natural, Run())
+    assert opinion.follow >= 0.9
+
+
+def test_a_change_that_nothing_serves_is_followed_by_all(planted: Planted, planted_splits: Splits) -> None:
+    class Stubborn(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) * 0 + torch.tensor([1.0, 0.0, 0.0])
+
+    model = Classifier(Stubborn(), planted.contract).eval()
+    opinion = FewFilters()(model, planted_splits, planted.trigger, Run())
+    assert (opinion.closed, opinion.follow) == (0, 1.0)
