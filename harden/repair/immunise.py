@@ -1,10 +1,11 @@
 """Relearning with stand-ins that keep up: what is left of the backdoor is looked for again while it is unlearned.
 
     x, y     clean images       x~ = change(x), a stand-in from the pool, another for each image       f0  the suspect
-    u        images, most of them mixed with one another                    KL(p, q) = T^2 KL( p/T || q/T )
+    u        images, some of them mixed with one another                    KL(p, q) = T^2 KL( p/T || q/T )
     hold(z, y)   = -mean over y not in T of log(1 - sum_{t in T} softmax(z)_t)              T  the target classes
-    loss   = label [CE(f(x~), y) + CE(f(u), y) where u is not mixed] + distil KL(f0(x), f(x~)) + keep KL(f0(u), f(u))
-           + forbid hold(f(x~), y)
+    share  = few / (few + number of images)                                                of u that is mixed
+    loss   = label [CE(f(x~), y) + CE(f(u), y) where u is not mixed]
+           + distil [KL(f0(x), f(x~)) + (1 + keep share) KL(f0(u), f(u))] + forbid hold(f(x~), y)
 
 Every `every` epochs each family that was strange is searched again on the network as it is now, and what is found
 joins the pool. It is kept smaller than what is usual: an ordinary adversarial pattern would only cost accuracy.
@@ -41,12 +42,11 @@ class Immunise:
     )
     label: float = 1.0
     distil: float = 2.0
-    """On images with a stand-in."""
-    keep: float = 6.0
-    """The same on clean images: what the network is worth to its owner."""
-    mixed: float = 0.7
-    """Share of the clean images that shine through one another, for the suspect alone to name: a few dozen images would
-    soon be known by heart."""
+    few: float = 200.0
+    """If there are so many clean images, half of them are mixed with one another, for the suspect alone to name: fewer
+    would soon be known by heart, and more need it less."""
+    keep: float = 3.0
+    """How much more the suspect's word then counts on clean images: keep x share of mixed images."""
     temperature: float = 2.0
     forbid: float = 3.0
     """How much dearer it is to call a triggered image the target than to make any other mistake."""
@@ -75,8 +75,11 @@ class Immunise:
                 pool.extend([*found, *stronger(found, self.stronger, 1.0)])
             epoch += 1
 
+        images = together(splits.tune, splits.choose)  # nothing is chosen any more
+        share = self.few / (self.few + len(images))
+
         def loss(model: Classifier, batch: Images) -> Tensor:
-            count = int(self.mixed * len(batch))
+            count = int(share * len(batch))
             strange = mixed(batch.pixels[:count], batch.pixels, generator)
             with torch.no_grad():
                 teacher, named = as_logits(suspect(torch.cat([batch.pixels, strange]))).split([len(batch), count])
@@ -85,11 +88,10 @@ class Immunise:
             clean, triggered = logits.chunk(2)
             right = self.label * F.cross_entropy(clean[count:], batch.labels[count:])
             right += self.label * F.cross_entropy(triggered, batch.labels)
-            kept = self.keep * distilled(clean, torch.cat([named, teacher[count:]]), self.temperature)
-            kept += self.distil * distilled(triggered, teacher, self.temperature)
-            return right + kept + self.forbid * held(triggered, batch.labels, targets)
+            kept = (1 + self.keep * share) * distilled(clean, torch.cat([named, teacher[count:]]), self.temperature)
+            kept += distilled(triggered, teacher, self.temperature)
+            return right + self.distil * kept + self.forbid * held(triggered, batch.labels, targets)
 
-        images = together(splits.tune, splits.choose)  # nothing is chosen any more
         record = fit(
             model,
             images,

@@ -99,16 +99,16 @@ def test_only_stand_ins_are_forbidden_the_target(
 def test_mixed_images_are_named_by_the_suspect_and_not_by_their_labels(
     planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def weights(method: Immunise, picture: float, share: float = 0.7) -> Tensor:
+    def weights(method: Immunise, picture: float) -> Tensor:
         monkeypatch.setattr(immunise, "mixed", lambda pixels, *_: torch.full_like(pixels, picture))
         model = planted.model.copy()
-        replace(method, mixed=share)(model, planted.model, planted_splits, planted.evidence, Run())
+        method(model, planted.model, planted_splits, planted.evidence, Run())
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    only_labels = replace(QUICK, keep=0.0)
+    only_labels, unmixed = replace(QUICK, distil=0.0), replace(QUICK, few=0.0)
     torch.testing.assert_close(weights(only_labels, 0.0), weights(only_labels, 1.0))
     assert not torch.equal(weights(QUICK, 0.0), weights(QUICK, 1.0))
-    assert torch.equal(weights(QUICK, 0.0, share=0.0), weights(QUICK, 1.0, share=0.0))
+    assert torch.equal(weights(unmixed, 0.0), weights(unmixed, 1.0))
 
 
 def test_a_mixture_lies_between_two_pictures() -> None:
