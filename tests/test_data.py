@@ -190,6 +190,20 @@ def test_too_many_images_are_thinned_evenly(folder: Path) -> None:
     assert [f.rule for f in findings] == ["data-thinned"]
 
 
+def test_a_hundred_thousand_images_are_thinned_before_any_is_read(folder: Path) -> None:
+    for number in range(100_000 - 20):
+        os.link(folder / "cat" / f"{number % 10}.png", folder / "cat" / f"x{number:05d}.png")
+    images, findings = read_images(folder, CONTRACT, max_bytes=4 * 3 * 64 * 40)
+    assert images.labels.bincount().tolist() == [20, 10]
+    assert [f.message for f in findings] == ["30 of 100000 images are read, evenly from every class"]
+
+
+def test_one_image_for_each_class_decides_nothing() -> None:
+    with pytest.raises(Inconclusive, match=r"at least 3 different images .* too few have 0 \(1\), 1 \(1\)") as caught:
+        split(numbered(1, 1), seed=0)
+    assert caught.value.exit_code == 5
+
+
 def numbered(*counts: int) -> Images:
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     names = tuple(f"{label}/{i}" for i, label in enumerate(labels.tolist()))

@@ -263,6 +263,8 @@ def _try(module: nn.Module, size: tuple[int, int, int], path: Path) -> tuple[int
             f"{path}: the network does not take images of {list(size)}: {type(error).__name__}: {str(error)[:300]}",
             hint="check input_size (channels, height, width) in the contract or --input-size",
         ) from None
+    if isinstance(output, Tensor) and output.dim() == 2 and output.shape[0] == 1:
+        raise BadModel(f"{path}: the network was exported for one image at a time", hint=onnx_network.FREE_BATCH)
     if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != 2:
         came = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise BadModel(

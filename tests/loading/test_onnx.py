@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from harden.errors import BadModel, UnsafeFile
-from harden.loading import inspect, load
+from harden.loading import inspect, load, opening
 from harden.loading.onnx_ops import OPERATORS
 
 PIXELS = [3, 8, 8]
@@ -169,3 +169,16 @@ def test_what_is_gathered_and_expanded_is_what_numpy_says() -> None:
     for shape in ([5, 2, 4, 3], [1, 1, 1]):
         expected = np.broadcast_to(x.numpy(), np.broadcast_shapes(x.shape, tuple(shape)))
         assert np.array_equal(OPERATORS["Expand"]({}, x, shape).numpy(), expected)
+
+
+class OneAtATime(nn.Module):
+    """What torch's exporter may make of a network for one image, with no trace of the batch in its graph."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten()[None, :4]
+
+
+def test_a_graph_that_answers_one_image_only_is_told_as_such() -> None:
+    with pytest.raises(BadModel, match="exported for one image at a time") as caught:
+        opening._try(OneAtATime(), (3, 8, 8), Path("m.onnx"))
+    assert "batch" in caught.value.hint
