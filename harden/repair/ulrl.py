@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from harden.network import Classifier
 from harden.repair.augment import Augment
 from harden.repair.head import NO_HEAD, head
-from harden.repair.losses import cross_entropy
+from harden.repair.losses import accuracy, cross_entropy
 from harden.repair.train import Schedule, fit, or_as_it_was
 from harden.repair.unlearn import Unlearn
 from harden.types import ClassEvidence, Evidence, Images, Run, Splits
@@ -68,6 +68,10 @@ class RelearnRows:
     alpha: float = math.nan
     """Weight of the cosine; NaN: as published, 0.7 for ten classes or fewer and 0.001 for more."""
     augment: Augment | None = None
+    regain: float = 0.5
+    """Share of the images of suspicious classes that were right, on the split for choosing, to be right again."""
+    tries: int = 3
+    """If they are not, it starts again with a tenth of alpha: the cosine can outweigh all that is to be relearned."""
 
     def __call__(
         self,
@@ -84,18 +88,36 @@ class RelearnRows:
         alpha = (0.7 if few else 0.001) if math.isnan(self.alpha) else self.alpha
         rate = (0.005 if few else 0.001) if math.isnan(self.schedule.rate) else self.schedule.rate
         rows = list(evidence.target_classes)
-        before = deepcopy(model.state_dict())
+        suspicious = torch.isin(splits.choose.labels, torch.tensor(rows, device=splits.choose.labels.device))
+        theirs = splits.choose.take(suspicious.nonzero().flatten())
+        before, right = deepcopy(model.state_dict()), accuracy(model, theirs).hits
         old = last.weight.detach()[rows].clone()
-        redraw_rows(last, rows, run.seed)
+        for attempt in range(self.tries):
+            alpha = alpha / 10 if attempt else alpha
+            model.load_state_dict(before)
+            redraw_rows(last, rows, run.seed)
+            record = self._relearn(model, last, rows, old, alpha, rate, splits.tune, run)
+            if "finite" in record["stopped_because"] or accuracy(model, theirs).hits >= self.regain * right:
+                break
+        note = "" if rows else "no suspicious row: plain fine-tuning"
+        return {**or_as_it_was(model, before, record), "rows": rows, "alpha": alpha, "note": note}
 
+    def _relearn(
+        self,
+        model: Classifier,
+        last: nn.Linear,
+        rows: list[int],
+        old: Tensor,
+        alpha: float,
+        rate: float,
+        images: Images,
+        run: Run,
+    ) -> dict[str, Any]:
         def loss(model: Classifier, batch: Images) -> Tensor:
             return cross_entropy(model, batch) + alpha * F.cosine_similarity(last.weight[rows], old).sum()
 
-        record = fit(
-            model, splits.tune, loss, replace(self.schedule, rate=rate), run, name="relearning", augment=self.augment
-        )
-        note = "" if rows else "no suspicious row: plain fine-tuning"
-        return {**or_as_it_was(model, before, record), "rows": rows, "alpha": alpha, "note": note}
+        schedule = replace(self.schedule, rate=rate)
+        return fit(model, images, loss, schedule, run, name="relearning", augment=self.augment)
 
 
 @torch.no_grad()

@@ -110,6 +110,28 @@ def test_relearning_the_targets_row_and_no_other(planted: Planted, planted_split
 
 
 @dataclass(frozen=True)
+class _Outweighed(RelearnRows):
+    """Relearning with a known result: unless alpha is small, the cosine has its way."""
+
+    def _relearn(self, *given: Any) -> dict[str, Any]:
+        _, last, rows, old, alpha, *_ = given
+        with torch.no_grad():
+            last.weight[rows] = old if alpha < 0.05 else -old
+        return {"epochs": 1, "stopped_because": "told to"}
+
+
+def test_where_the_cosine_outweighs_the_class_relearning_starts_again_with_less(
+    planted: Planted, planted_splits: Splits
+) -> None:
+    guilty = Evidence("backdoored", (1,), (), ())
+    for tries, alpha, regained in ((1, 0.7, False), (3, 0.007, True)):
+        model = planted.model.copy()
+        told = _Outweighed(tries=tries)(model, planted.model, planted_splits, guilty, Run())
+        assert told["alpha"] == pytest.approx(alpha)
+        assert (accuracy(model, planted_splits.verify).value == 1.0) == regained
+
+
+@dataclass(frozen=True)
 class _Forget:
     """Clean unlearning with a known result: these rows of the classifier move, this much."""
 
