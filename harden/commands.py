@@ -139,8 +139,14 @@ def gate(run: Path, policy: str | None, format: Format) -> int:
     report = read_report(run)
     own = report.settings.get("policy", {})
     chosen = policy_from(own, "the run's own policy") if policy is None else read_policy(policy)
-    report = replace(report, verdict=judge(report, chosen))
+    was, report = report.verdict.status, replace(report, verdict=judge(report, chosen))
     _print(report, format, run if run.is_dir() else None)
+    if report.export is not None and run.is_dir():
+        from harden.reports.words import stays
+
+        # Moving them would leave a folder whose reports, signature and attestation speak of another one.
+        for line in stays(was, report.verdict.status, run):
+            print(line, file=sys.stdout if format is Format.text else sys.stderr)
     return CODES[report.verdict.status]
 
 

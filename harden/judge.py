@@ -219,6 +219,9 @@ def parity(variant: Variant) -> Check:
         why = "The report does not say what such a file may differ by."
         return Check(name, found.max_relative, None, None, why, todo="Run `harden clean` again.")
     agreed = found.argmax_agreement
+    if math.isnan(found.max_relative) or not agreed.total:
+        why = "The file and the network: could not be compared."
+        return Check(name, None, found.tolerance, None, why, todo=f"Leave {variant.kind} out of --kinds.")
     close = found.max_relative <= found.tolerance and agreed.value >= found.least_agreement
     why = (
         f"Relative difference {found.max_relative:.3g} (at most {found.tolerance:g}), same class on {agreed.hits} of "
@@ -234,6 +237,8 @@ def int8_drop(export: Exported, bound: float) -> Check:
     variant = next((v for v in export.variants if v.kind == "int8"), None)
     if variant is not None:
         before, after = export.measured.accuracy, variant.measured.accuracy
+        if before.total != after.total:
+            return _incomparable(name, before.total, after.total, bound)
         return at_most(
             name,
             dropped(before, after),

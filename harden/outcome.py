@@ -28,6 +28,8 @@ from harden.types import (
 )
 
 SCHEMA = 1
+QUARANTINE = "quarantine"
+"""The folder in a run's own for files that did not pass."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from harden.job import Job, versions
 from harden.judge import judge
 from harden.measure import measure
 from harden.network import Classifier, classifier
-from harden.outcome import Report
+from harden.outcome import QUARANTINE, Report
 from harden.pictures import draw
 from harden.plan import Plan, plan_table
 from harden.pruning import rebuild
 from harden.registry import find, settings_of
 from harden.resume import Kept, key
-from harden.shipping import QUARANTINE, Parcel, write_files
+from harden.shipping import Parcel, write_files
 from harden.types import Evidence, Measurement, Method, Progress, Silent, Splits, Suspect, Trigger, Verdict
 
 UNDECIDED = Verdict("inconclusive", ())

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 Function = Callable[[NDArray[Any]], NDArray[Any]]
 """Images as the file takes them to logits."""
 ONNX = "model.onnx"
-QUARANTINE = "quarantine"
-"""Where the files go that the verdict does not let ship."""
 INT8_DROP = 0.01
 """Of accuracy, where the policy sets no bound."""
 

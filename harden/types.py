@@ -151,6 +151,7 @@ class ClassEvidence:
     """How strange one class looks to one method: over the threshold is evidence of a backdoor."""
 
     label: int
+    """The class; -1 for a change that makes every class another one (all-to-all)."""
     score: float
     threshold: float
     method: str
@@ -182,6 +183,7 @@ class Round:
     """One step of the search for guilty filters."""
 
     number: int
+    """From 1; 0 is the start, with nothing closed yet."""
     closed: tuple[Filter, ...]
     score: float
     accuracy: Rate

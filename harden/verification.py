@@ -17,12 +17,12 @@ from harden.judge import attack_successes, images, verdict_of
 from harden.loading import architecture
 from harden.measure import measure, measure_file
 from harden.network import Classifier, classifier
-from harden.outcome import ShippedFile
+from harden.outcome import QUARANTINE, ShippedFile
 from harden.plan import Plan
 from harden.policy import Policy
 from harden.pruning.rebuild import RECORD, read, rebuild
 from harden.reports.records import REPORT, read_report
-from harden.shipping import ONNX, QUARANTINE
+from harden.shipping import ONNX
 from harden.types import Check, Contract, Finding, Images, Measurement, Progress, Silent, Trigger, Verdict
 
 if TYPE_CHECKING:

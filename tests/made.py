@@ -28,6 +28,7 @@ from harden.types import (
 
 CLASSES = ("class 0", "class 1", "class 2", "class 3")
 ALL_RIGHT = Rate(400, 400)
+MOSTLY = Rate(395, 400)
 PASSED = AttackResult("given", "sticker", 0, Rate(0, 300), Rate(297, 300))
 
 
@@ -53,6 +54,7 @@ def report(
     before = measured(Rate(400, 400), (Rate(100, 100),) * 4, was, 1000)
     after = measured(accuracy_after, per_class_after, attacks, 700)
     rounds = (
+        Round(0, (), 0.0, Rate(99, 100), 4.5, 0.1, Rate(98, 100)),
         Round(1, (Filter("conv1", 3),), 0.9, Rate(99, 100), 1.5, 0.1, Rate(50, 100)),
         Round(2, (Filter("conv2", 1),), 0.5, Rate(98, 100), 3.0, 0.2, Rate(0, 100)),
     )
@@ -101,18 +103,25 @@ def report(
     )  # fmt: skip
 
 
-def with_kinds(run: Report, accuracy: Rate = ALL_RIGHT, asr: Rate = PASSED.asr, relative: float = 0.1) -> Report:
-    """The same run, with an int8 file that is measured as given, and fp16 withheld."""
+def with_kinds(
+    run: Report,
+    accuracy: Rate = ALL_RIGHT,
+    asr: Rate = PASSED.asr,
+    relative: float = 0.1,
+    agreement: Rate = MOSTLY,
+    kind: str = "int8",
+) -> Report:
+    """The same run, with a file of another kind that is measured as given, and one withheld."""
     assert run.export is not None
     attacks = tuple(replace(a, asr=asr) for a in run.export.measured.attack_success)
-    parity = Parity(1.0, relative, Rate(395, 400), 0.1, 0.01, "class 1/1.png", (1, 7, 32), 0.5, 0.85, "256 steps")
-    variant = Variant("int8", parity, replace(run.export.measured, accuracy=accuracy, attack_success=attacks), "note")
+    parity = Parity(1.0, relative, agreement, 0.1, 0.01, "class 1/1.png", (1, 7, 32), 0.5, 0.85, "256 steps")
+    variant = Variant(kind, parity, replace(run.export.measured, accuracy=accuracy, attack_success=attacks), "note")
     export = replace(
         run.export,
-        files=(*run.export.files, ShippedFile("model.int8.onnx", "int8", "ef" * 32, 300)),
-        latency=(*run.export.latency, Speed("hardened", 1, 1, 0.5, 0.6, 4.0, 3.8, 4.2, "int8", 0.4)),
-        variants=(variant,),
-        withheld=(Withheld("fp16", "not worth it here: it is no faster"),),
+        files=(*run.export.files, ShippedFile(f"model.{kind}.onnx", kind, "ef" * 32, 300)),
+        latency=(*run.export.latency, Speed("hardened", 1, 1, 0.5, 0.6, 4.0, 3.8, 4.2, kind, 0.4)),
+        variants=(*run.export.variants, variant),
+        withheld=(Withheld("int8" if kind == "fp16" else "fp16", "not worth it here: it is no faster"),),
     )
     return replace(run, export=export)
 

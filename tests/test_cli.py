@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ import torch
 from harden import boundary
 from harden.errors import BadData, HardenError, Inconclusive, UnsafeFile, UsageError
 from harden.reports import records
-from harden.types import Finding
+from harden.types import Finding, Rate, Verdict
 from harden_export.files import ExportError
 from tests import planted as hand_made
 from tests.made import report
@@ -261,6 +262,30 @@ def test_gate_prints_a_run_in_every_form(tmp_path: Path, form: str) -> None:
     starts = {"json": "{", "markdown": "## ", "sarif": "{", "junit": "<?xml", "text": ""}
     assert done.stdout.strip().startswith(starts[form])
     assert len(done.stdout) > 300
+
+
+@pytest.mark.parametrize(
+    ("was", "policy", "code", "said"),
+    [
+        ("fail", "default", 0, "they stay in RUN/quarantine"),
+        ("pass", "strict", 1, "ship none of the files that lie in RUN."),
+        ("pass", "default", 0, ""),
+        ("inconclusive", "strict", 1, ""),
+    ],
+)
+def test_gate_moves_nothing_and_says_so(tmp_path: Path, was: Any, policy: str, code: int, said: str) -> None:
+    run = report(accuracy_after=Rate(394, 400), verdict=Verdict(was, ()))  # strict allows one point
+    path = tmp_path / "report.json"
+    path.write_text(text := records.dumps(run), encoding="utf-8")
+    done = harden("gate", tmp_path, "--policy", policy)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said.replace("RUN", str(tmp_path)) in done.stdout
+    assert ("gate moves nothing" in done.stdout) is bool(said)
+    assert path.read_text(encoding="utf-8") == text
+    assert list(tmp_path.iterdir()) == [path]
+    printed = harden("gate", tmp_path, "--policy", policy, "--format", "json")
+    assert json.loads(printed.stdout)
+    assert ("gate moves nothing" in printed.stderr) is bool(said)
 
 
 @pytest.mark.parametrize(

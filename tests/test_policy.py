@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -104,11 +105,6 @@ def test_other_images_before_and_after_are_not_compared() -> None:
     assert found(checks(report(accuracy_after=Rate(390, 390))), "accuracy-drop").passed is None
 
 
-@pytest.mark.parametrize(("relative", "passed"), [(1e-4, True), (1.01e-4, False), (math.nan, None)])
-def test_parity(relative: float, passed: bool | None) -> None:
-    assert found(checks(report(parity=relative)), "onnx-parity").passed is passed
-
-
 def test_without_a_file_parity_is_not_decided_and_the_run_is_inconclusive() -> None:
     run = replace(report(), export=None)
     assert found(checks(run), "onnx-parity").passed is None
@@ -155,10 +151,9 @@ def test_findings_about_the_file(severity: str, passed: bool) -> None:
         ({"max_latency_ratio": 0.5}, "latency", True),
         ({"max_latency_ratio": 0.49}, "latency", False),
         ({"max_class_accuracy_drop": 0.0}, "class-accuracy-drop", True),
-        ({"max_int8_drop": 0.5}, "int8-accuracy-drop", None),  # no such file was made: not decided
     ],
 )
-def test_bounds_that_are_off_by_default(setting: dict[str, float], name: str, passed: bool | None) -> None:
+def test_bounds_that_are_off_by_default(setting: dict[str, float], name: str, passed: bool) -> None:
     assert name not in [check.name for check in checks(report())]
     assert found(checks(report(), replace(POLICY, **setting)), name).passed is passed  # type: ignore[arg-type]
 
@@ -266,17 +261,37 @@ def with_speed(speedup: float) -> Report:
     return with_export(latency=(Speed("hardened", 1, 1, 1.0, 1.1, speedup, speedup, speedup),))
 
 
-def with_attack(source: TriggerSource, hits: int, total: int) -> Report:
-    return report(attacks=(AttackResult(source, "t", 0, Rate(hits, total), Rate(0, total)),))
+def with_attack(source: TriggerSource, asr: Rate) -> Report:
+    return report(attacks=(AttackResult(source, "t", 0, asr, Rate(0, asr.total)),))
 
 
 def with_class(hits: int, total: int) -> Report:
     return report(per_class_after=(Rate(hits, total), *[Rate(100, 100)] * 3))
 
 
+Case = tuple[dict[str, Any], Report, Report, Report, Report]
+"""Settings, then runs at the bound, just inside, just outside, and with nothing measured."""
 SHARE = {"attack_success_by": "observed"}
-BOUNDS: dict[str, tuple[dict[str, Any], Report, Report, Report, Report]] = {
-    # name: settings, then runs at the bound, just inside, just outside, and with nothing measured
+KINDS = ("fp16", "int8", "pt2")
+
+
+def attack_cases(source: TriggerSource) -> Case:
+    settings = {**SHARE, "max_attack_success": AttackBounds(0.1, 0.1, 0.1)}
+    return settings, *(with_attack(source, rate) for rate in rates(10, 100, -1))  # type: ignore[return-value]
+
+
+def kind_cases(kind: str, settings: Mapping[str, Any] | None = None, **measured: Sequence[Any]) -> Case:
+    """Of a file of another kind, on which one thing was measured as given."""
+    ((name, values),) = measured.items()
+    return dict(settings or {}), *(with_kinds(report(), kind=kind, **{name: v}) for v in values)  # type: ignore[return-value]
+
+
+def rates(hits: int, total: int, better: int = 1) -> tuple[Rate, ...]:
+    """At a bound, one image inside it, one outside it, and no image at all."""
+    return Rate(hits, total), Rate(hits + better, total), Rate(hits - better, total), Rate(0, 0)
+
+
+BOUNDS: dict[str, Case] = {
     "accuracy-drop": (
         {},
         report(accuracy_after=Rate(392, 400)),
@@ -291,27 +306,7 @@ BOUNDS: dict[str, tuple[dict[str, Any], Report, Report, Report, Report]] = {
         with_class(94, 100),
         with_class(0, 0),
     ),
-    "attack-success/given/t": (
-        SHARE,
-        with_attack("given", 10, 100),
-        with_attack("given", 9, 100),
-        with_attack("given", 11, 100),
-        with_attack("given", 0, 0),
-    ),
-    "attack-success/recovered/t": (
-        SHARE,
-        with_attack("recovered", 10, 100),
-        with_attack("recovered", 9, 100),
-        with_attack("recovered", 11, 100),
-        with_attack("recovered", 0, 0),
-    ),
-    "attack-success/probe/t": (
-        {**SHARE, "max_attack_success": AttackBounds(probe=0.1)},
-        with_attack("probe", 10, 100),
-        with_attack("probe", 9, 100),
-        with_attack("probe", 11, 100),
-        with_attack("probe", 0, 0),
-    ),
+    **{f"attack-success/{source}/t": attack_cases(source) for source in get_args(TriggerSource)},
     "onnx-parity": ({}, report(parity=1e-4), report(parity=9.9e-5), report(parity=1.01e-4), report(parity=math.nan)),
     "latency": (
         {"max_latency_ratio": 0.5},
@@ -327,6 +322,11 @@ BOUNDS: dict[str, tuple[dict[str, Any], Report, Report, Report, Report]] = {
         with_export(files=(ShippedFile("model.onnx", "fp32", "", 1001),)),
         with_export(files=()),
     ),
+    **{f"accuracy-drop/{kind}": kind_cases(kind, accuracy=rates(392, 400)) for kind in KINDS},
+    **{f"attack-success/given/sticker/{kind}": kind_cases(kind, SHARE, asr=rates(30, 300, -1)) for kind in KINDS},
+    **{f"onnx-parity/{kind}": kind_cases(kind, relative=(0.5, 0.499, 0.501, math.nan)) for kind in KINDS},
+    **{f"onnx-parity/{kind}, same class": kind_cases(kind, agreement=rates(340, 400)) for kind in KINDS},
+    "int8-accuracy-drop": kind_cases("int8", {"max_int8_drop": 0.01}, accuracy=rates(396, 400)),
     "filters-removed": (
         {"max_filters_removed": 0.25},
         with_cut(4, 16),
@@ -341,7 +341,8 @@ BOUNDS: dict[str, tuple[dict[str, Any], Report, Report, Report, Report]] = {
 def test_every_bound_at_it_inside_outside_and_with_nothing_measured(name: str) -> None:
     settings, at, inside, outside, nothing = BOUNDS[name]
     policy = replace(POLICY, **settings)
-    results = [found(checks(run, policy), name) for run in (at, inside, outside, nothing)]
+    check_name = name.split(",")[0]  # of one check, either of its two bounds
+    results = [found(checks(run, policy), check_name) for run in (at, inside, outside, nothing)]
     assert [check.passed for check in results] == [True, True, False, None]
     assert [judge(run, policy).status for run in (at, inside, outside)] == ["pass", "pass", "fail"]
     assert judge(nothing, policy).status == "inconclusive"
@@ -349,6 +350,33 @@ def test_every_bound_at_it_inside_outside_and_with_nothing_measured(name: str) -
     assert all(check.todo for check in results[2:])
     assert not any(check.todo for check in results[:2])
     assert all(check.bound is not None for check in results)
+
+
+def without_tolerance() -> Report:
+    run = with_kinds(report())
+    assert run.export is not None
+    (variant,) = run.export.variants
+    return with_export(variants=(replace(variant, parity=replace(variant.parity, tolerance=None)),))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "run"),
+    [
+        ("latency", {"max_latency_ratio": 1.0}, with_export(latency=())),
+        ("int8-accuracy-drop", {"max_int8_drop": 1.0}, report()),
+        ("onnx-parity", {}, replace(report(), export=None)),
+        ("onnx-parity/int8", {}, without_tolerance()),
+        ("attack-success", {}, report(attacks=())),
+        ("scan", {}, report(status="inconclusive", attacks=())),
+    ],
+)
+def test_what_was_skipped_passes_nowhere_and_says_what_to_do(name: str, settings: dict[str, Any], run: Report) -> None:
+    policy = replace(POLICY, **settings)
+    check = found(checks(run, policy), name)
+    assert check.passed is None
+    assert check.todo
+    assert judge(run, policy).status == "inconclusive"
+    assert judge(run, replace(policy, when_inconclusive="fail")).status == "fail"
 
 
 def test_every_check_that_the_judge_makes_has_a_name_that_a_waiver_may_use() -> None:

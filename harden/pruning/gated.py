@@ -62,8 +62,9 @@ class GateSearch:
         copy, parts = folded(model, splits.tune)
         alive = openings(copy, parts)
         triggers = list(evidence.triggers)
+        lookout = Lookout(splits.choose, attacked(triggers, splits.choose))
+        start = lookout(copy)
         rounds: list[Round] = []
-        start: Round | None = None
         because = f"{self.max_rounds} rounds done"
         with run.progress.task("looking for guilty filters", self.max_rounds) as task:
             while len(rounds) < self.max_rounds:
@@ -72,8 +73,6 @@ class GateSearch:
                     break
                 twins = attacked(triggers, clean).images
                 twins = twins.take(torch.randperm(len(twins), generator=generator)[: self.images])
-                lookout = Lookout(splits.choose, attacked(triggers, splits.choose))
-                start = start or lookout(copy)
                 number = len(rounds) + 1
                 make = partial(self._cut, copy, parts, alive, clean, twins, start, lookout, number)
                 seen = run.step(f"round {number}", make)
@@ -86,6 +85,7 @@ class GateSearch:
                     if not left:
                         break
                     triggers += left
+                    lookout = Lookout(splits.choose, attacked(triggers, splits.choose))
                     continue
                 close(parts, seen.closed)
                 for layer, index in seen.closed:
@@ -94,7 +94,7 @@ class GateSearch:
                 task.advance(1, f"{seen.closed[0]}, accuracy {seen.accuracy}, attack success {seen.attack_success}")
         guilty = tuple(f for r in rounds for f in r.closed)
         spare = self.spare(model, splits, guilty, run) if self.spare is not None else ()
-        return Proposal(guilty, tuple(rounds), because, spare=spare)
+        return Proposal(guilty, (start, *rounds), because, spare=spare)
 
     def _left(self, model: Classifier, images: Images, evidence: Evidence, generator: torch.Generator) -> list[Trigger]:
         """What is still strangely easy in the network as it is now."""

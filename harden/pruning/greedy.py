@@ -70,7 +70,7 @@ class Greedy:
                 if now.unlearning_loss < lowest and not self._fell(start, now):
                     lowest, best = now.unlearning_loss, now.number
                 task.advance(1, f"{chosen}, accuracy {now.accuracy}, attack success {now.attack_success}")
-        return Proposal(tuple(f for r in rounds[:best] for f in r.closed), tuple(rounds), because)
+        return Proposal(tuple(f for r in rounds[:best] for f in r.closed), (start, *rounds), because)
 
     def _round(
         self,

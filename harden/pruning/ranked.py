@@ -47,8 +47,8 @@ def largest_harmless(
 ) -> Proposal:
     """The largest of these prefixes of the ranking with accuracy within `max_drop` (absolute) of the start."""
     parts, order = units(model), [filter for filter, _ in ranked]
-    start = _judge(model, images)[0]
-    rounds: list[Round] = []
+    start, loss = _judge(model, images)
+    rounds = [Round(0, (), 0.0, start, math.nan, loss)]
     guilty: tuple[Filter, ...] = ()
     because = "every threshold tried"
     sizes = [size for size in dict.fromkeys(sizes) if size > 0]

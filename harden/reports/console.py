@@ -61,7 +61,7 @@ def _show_scan(report: Report, console: Console) -> None:
     table = grid("class", "score", "threshold", "found by")
     for e in strongest:
         style = "red" if e.score > e.threshold else ""
-        name = report.contract.classes[e.label] if e.label >= 0 else "any"
+        name = words.class_name(e.label, report.contract.classes)
         table.add_row(plain(name), f"{e.score:.3g}", f"{e.threshold:.3g}", plain(e.method), style=style)
     console.print(plain(f"Scan: {words.SCANS[report.scan.status]}. {report.scan.why}"))
     console.print(table)

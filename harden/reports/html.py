@@ -12,7 +12,7 @@ from typing import Any
 from harden import toml
 from harden.outcome import Picture, Report
 from harden.reports import words
-from harden.reports.charts import pruning_curve
+from harden.reports.charts import pruning_curve, speeds
 from harden.reports.markdown import short
 from harden.reports.records import encode
 from harden.types import Rate
@@ -60,9 +60,10 @@ def html(report: Report, folder: Path) -> str:
         final_images=final.accuracy.total,
         shots=_shots(report, folder),
         evidence=sorted(report.scan.evidence, key=lambda e: e.threshold - e.score),
-        name_of=lambda label: classes[label] if label >= 0 else "any",
-        curve=pruning_curve(cut, report.before) if cut else None,
+        class_name=words.class_name,
+        curve=pruning_curve(cut) if cut else None,
         rounds=cut.rounds if cut else (),
+        speeds=speeds(report.export.latency) if report.export else (),
         per_class=per_class,
         shown_classes=_worst(per_class),
         findings=[*report.source.findings, *report.data],

@@ -52,7 +52,7 @@ def _details(report: Report) -> list[str]:
     ]
     lines = fold("Checks", table(("", "check", "observed", "bound", "why"), checks))
     scan = [
-        (report.contract.classes[e.label] if e.label >= 0 else "any", short(e.score), short(e.threshold), e.method)
+        (words.class_name(e.label, report.contract.classes), short(e.score), short(e.threshold), e.method)
         for e in report.scan.evidence
     ]
     if scan:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from harden.outcome import Exported, Parity, Report, Speed
+from harden.outcome import QUARANTINE, Exported, Parity, Report, Speed
 from harden.types import AttackResult, Check, Measurement, Rate
 
 VERDICTS = {
@@ -21,6 +22,8 @@ ACCURACY_ONLY = {
 """Where nobody asked about attack success, no word may sound as if it had been measured."""
 SIGNS = {"passed": "✓", "failed": "✗", "not decided": "?", "waived": "~"}
 """What became of a check, where colour may be missing."""
+EACH = "each to another"
+"""Of the search for an attack that makes every class another one, where others have the name of one class."""
 SCANS = {"backdoored": "a backdoor was found", "clean": "no sign of a backdoor", "inconclusive": "could not decide"}
 
 
@@ -46,6 +49,11 @@ def reason(check: Check) -> str:
     """Why, what to do next, and whether it is waived: all that is said of a check."""
     waived = f"Waived {check.waived}" if check.waived else ""
     return " ".join(part for part in (check.why, check.todo, waived) if part)
+
+
+def class_name(label: int, classes: tuple[str, ...]) -> str:
+    """Of a line of the scan's evidence; an attack that moves every class on has none of its own."""
+    return classes[label] if label >= 0 else EACH
 
 
 def attack_name(attack: AttackResult, classes: tuple[str, ...]) -> str:
@@ -200,13 +208,22 @@ def same(parity: Parity) -> str:
 
 def speed(found: Speed) -> str:
     """Such as: hardened int8, batch 32, all threads: 1.20 ms, 1.50 times as fast as the original (1.40 to 1.60)."""
-    kind = "" if found.kind == "fp32" else f" {found.kind}"
-    threads = {0: "all threads", 1: "1 thread"}.get(found.threads, f"{found.threads} threads")
     low, high = found.speedup_low, found.speedup_high
     return (
-        f"{found.name}{kind}, batch {found.batch}, {threads}: {found.median_ms:.2f} ms, "
+        f"{file_name(found)}, {setting(found)}: {found.median_ms:.2f} ms, "
         f"{found.speedup:.2f} times as fast as the original ({low:.2f} to {high:.2f})"
     )
+
+
+def file_name(found: Speed) -> str:
+    """Such as: hardened, hardened int8."""
+    return found.name if found.kind == "fp32" else f"{found.name} {found.kind}"
+
+
+def setting(found: Speed) -> str:
+    """Such as: batch 32, all threads."""
+    threads = {0: "all threads", 1: "1 thread"}.get(found.threads, f"{found.threads} threads")
+    return f"batch {found.batch}, {threads}"
 
 
 def speeds(export: Exported) -> Iterator[str]:
@@ -218,6 +235,15 @@ def budget(report: Report) -> str:
     """Which budget ended the search; empty where there was none."""
     found = report.pruned.budget if report.pruned is not None else None
     return f"Budget {found.ended_by}." if found is not None else ""
+
+
+def stays(was: str, now: str, run: Path) -> Iterator[str]:
+    """Where the files of a run still lie, although they were judged again and otherwise; nothing where it agrees."""
+    if was == "pass" and now != "pass":
+        yield f"They passed when the run was made, and gate moves nothing: ship none of the files that lie in {run}."
+    elif was != "pass" and now == "pass":
+        yield f"They did not pass when the run was made, and gate moves nothing: they stay in {run / QUARANTINE}."
+        yield f"To have files where those lie that may ship: harden clean --plan {run / 'plan.toml'} --policy ..."
 
 
 def withheld(export: Exported) -> Iterator[str]:

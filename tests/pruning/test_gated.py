@@ -39,7 +39,10 @@ def test_closes_the_planted_filter_and_nothing_else(planted: Planted, planted_sp
     found = GateSearch()(planted.model, planted_splits, planted.evidence, Run())
     assert found.guilty == (GUILTY,)
     assert found.stopped_because == "no cut wins 5% of the loss and keeps the accuracy"
-    (only,) = found.rounds
+    start, only = found.rounds
+    assert (start.number, start.closed) == (0, ())
+    assert start.attack_success is not None
+    assert (start.accuracy.value, start.attack_success.value) == (1.0, 1.0)
     assert only.accuracy.value == 1.0
     assert only.attack_success is not None
     assert only.attack_success.value == 0.0

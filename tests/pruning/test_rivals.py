@@ -109,6 +109,6 @@ def test_a_ranking_never_empties_a_layer_and_stops_at_the_bound(planted: Planted
     weight = planted.module.conv1.weight.detach().clone()
     found = largest_harmless(model, order, [1, 2, 3, 4], planted_splits.choose, Run(), max_drop=0.1)
     assert found.guilty == (GUILTY, Filter("conv1", 9))
-    assert [round.number for round in found.rounds] == [1, 2, 3]
+    assert [(r.number, len(r.closed)) for r in found.rounds] == [(0, 0), (1, 1), (2, 1), (3, 1)]
     assert "would cost" in found.stopped_because
     assert torch.equal(weight, planted.module.conv1.weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ from harden.outcome import Report
 from harden.pictures import save
 from harden.reports.html import html
 from harden.types import ClassEvidence, Filter, LayerWidth, Rate, Refusal, Round
-from tests.made import report
+from tests.made import report, with_kinds
 from tests.reports import chromium
 from tests.reports.test_forms import hostile, judged
 
@@ -68,6 +67,7 @@ def large() -> Report:
 
 PAGES = {
     "passed": report,
+    "many kinds": lambda: with_kinds(with_kinds(report(), kind="fp16")),
     "failed": judged,
     "hostile": hostile,
     "clean": lambda: report(status="clean", attacks=()),
@@ -80,6 +80,10 @@ CUT_OFF = """[...document.querySelectorAll("main *")].filter(e => {
   const box = e.getBoundingClientRect();
   return box.width && (box.right > innerWidth + 0.5 || box.left < -0.5);
 }).map(e => e.outerHTML.slice(0, 120))"""
+OUTSIDE = """[...document.querySelectorAll("svg text")].filter(e => {
+  const [text, chart] = [e, e.ownerSVGElement].map(e => e.getBoundingClientRect());
+  return text.left < chart.left - 1 || text.right > chart.right + 1 || text.bottom > chart.bottom + 1;
+}).map(e => e.textContent)"""
 UNSEEN = """[...document.querySelectorAll("img, svg")].filter(e => {
   const box = e.getBoundingClientRect();
   const empty = e.tagName === "IMG" && !(e.complete && e.naturalWidth);
@@ -103,6 +107,7 @@ def test_every_page_is_whole_and_quiet_at_every_width(name: str, browser: chromi
         page.resize(width, 844)
         assert page.ask("document.documentElement.scrollWidth") <= width
         assert page.ask(CUT_OFF) == []
+        assert page.ask(OUTSIDE) == []
         assert page.ask(UNSEEN) == []
     assert page.complaints() == []
     assert [url for url in page.requests() if not url.startswith(("data:", "file:"))] == []
@@ -141,7 +146,7 @@ def test_a_reader_hears_headings_in_order_and_pictures_by_name(browser: chromium
     assert headings[0] == "FAIL: must not ship"
     assert headings.index("Before and after") < headings.index("Triggers") < headings.index("All checks")
     pictures = [name for role, name in outline if role in ("image", "img")]
-    assert len(pictures) == 4
+    assert len(pictures) == 5  # three of the trigger, two charts
     assert all(pictures)
     assert next(name for role, name in outline if role == "region") == "FAIL: must not ship"
 
@@ -175,11 +180,8 @@ def test_a_thousand_classes_and_five_thousand_filters_open_at_once(browser: chro
     path = written(large(), tmp_path)
     assert path.stat().st_size < 3_000_000
     page = browser.open(path)
-    spent = json.loads(page.ask("JSON.stringify(performance.getEntriesByType('navigation')[0])"))
     busy = {m["name"]: m["value"] for m in page.send("Performance.getMetrics")["metrics"]}
-    work = busy["LayoutDuration"] + busy["RecalcStyleDuration"] + busy["ScriptDuration"]
-    assert spent["domComplete"] > 0
-    assert work < 2, f"{work:.2f} s of layout and style"
+    assert 0 < busy["ThreadTime"] < 2  # seconds of a core until it is drawn; 0.06 is usual
     assert page.ask("document.documentElement.scrollHeight") < 20_000  # a page to read, not a list of everything
 
 

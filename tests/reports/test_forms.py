@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -13,11 +14,13 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 import torch
+from rich.console import Console
 
 from harden.judge import judge
 from harden.outcome import Report
 from harden.pictures import save
 from harden.policy import Policy
+from harden.reports.console import show_report
 from harden.reports.html import html
 from harden.reports.junit import junit
 from harden.reports.markdown import markdown
@@ -113,10 +116,9 @@ def test_the_page_needs_nothing_from_anywhere(folder: Path) -> None:
     images = page.all("img")
     assert len(images) == 3
     assert all((image["src"] or "").startswith("data:image/png;base64,") and image["alt"] for image in images)
-    (curve,) = [svg for svg in page.all("svg") if svg.get("role") == "img"]
-    assert curve["aria-label"] == (
-        "Accuracy, attack success and unlearning loss against up to 2 closed filters; 2 were chosen."
-    )
+    curve, speeds = [svg["aria-label"] for svg in page.all("svg") if svg.get("role") == "img"]
+    assert curve == "Accuracy, attack success and unlearning loss against up to 2 closed filters; 2 were chosen."
+    assert speeds == ("hardened, batch 1, 1 thread: 1.00 ms, 2.00 times as fast as the original (1.90 to 2.10)")
 
 
 def test_headings_go_down_one_step_at_a_time(folder: Path) -> None:
@@ -179,6 +181,15 @@ def test_every_kind_is_told_with_its_own_figures() -> None:
     assert "| model.int8.onnx | 0.3 kB | 100.0 % (400 of 400) | 10.0 % (30 of 300) |" in text
     assert "fp16 was not written: not worth it here: it is no faster" in text
     assert "hardened int8, batch 1, 1 thread: 0.50 ms, 4.00 times as fast as the original (3.80 to 4.20)" in text
+
+
+def test_a_search_for_no_single_class_has_a_name_in_every_form(folder: Path) -> None:
+    run = replace(report(), scan=replace(report().scan, evidence=(ClassEvidence(-1, 9.8, 2.0, "patch"),)))
+    assert "| each to another | 9.8 | 2 | patch |" in markdown(run)
+    assert "each to another" in Page(html(run, folder)).text
+    console = Console(file=io.StringIO(), width=140)
+    show_report(run, console)
+    assert re.search(r"each to another +9.8 +2 +patch", console.file.getvalue())  # type: ignore[attr-defined]
 
 
 def test_evil_names_do_nothing_in_markdown() -> None:

@@ -14,7 +14,7 @@ import pytest
 from harden.errors import BadData
 from harden.outcome import Report
 from harden.reports import records
-from harden.types import Check, Rate, Verdict
+from harden.types import Check, ClassEvidence, Rate, Verdict
 from tests.made import report, with_budget, with_kinds
 
 SCHEMA = json.loads((Path(records.__file__).parent / "report.schema.json").read_text(encoding="utf-8"))
@@ -43,6 +43,8 @@ def test_rates_are_counts() -> None:
     found = json.loads(records.dumps(report()))
     assert found["after"]["accuracy"] == {"hits": 400, "total": 400}
     assert found["scan"]["evidence"] == [{"class": 0, "score": 5.5, "threshold": 2.0, "method": "patch"}]
+    moved = replace(report(), scan=replace(report().scan, evidence=(ClassEvidence(-1, 9.8, 2.0, "patch"),)))
+    assert json.loads(records.dumps(moved))["scan"]["evidence"][0]["class"] == -1  # of no single class
     assert found["pruned"]["refusals"] == [{"filter": "conv2[1]", "reason": "coupled"}]
 
 
