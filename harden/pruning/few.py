@@ -27,6 +27,7 @@ class FewFilters:
         if not units(model):
             return Opinion(0, 1.0)
         targets = () if trigger.target is None else (trigger.target,)
-        rounds = self.search(model.copy(), splits, Evidence("backdoored", targets, (), (trigger,)), run).rounds
+        found = self.search(model.copy(), splits, Evidence("backdoored", targets, (), (trigger,)), run)
+        rounds = [r for r in found.rounds if r.closed]  # the first is the start
         left = rounds[-1].attack_success if rounds else None
         return Opinion(len(rounds), 1.0 if left is None else left.value)
