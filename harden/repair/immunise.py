@@ -3,7 +3,7 @@
     x, y     clean images       x~ = change(x), a stand-in from the pool, another for each image       f0  the suspect
     u        images, some of them mixed with one another                    KL(p, q) = T^2 KL( p/T || q/T )
     hold(z, y)   = -mean over y not in T of log(1 - sum_{t in T} softmax(z)_t)              T  the target classes
-    share  = few / (few + number of images)                                                of u that is mixed
+    share  = few^2 / (few^2 + number of images^2)                                          of u that is mixed
     loss   = label [CE(f(x~), y) + CE(f(u), y) where u is not mixed]
            + distil [KL(f0(x), f(x~)) + (1 + keep share) KL(f0(u), f(u))] + forbid hold(f(x~), y)
 
@@ -42,9 +42,9 @@ class Immunise:
     )
     label: float = 1.0
     distil: float = 2.0
-    few: float = 200.0
+    few: float = 140.0
     """If there are so many clean images, half of them are mixed with one another, for the suspect alone to name: fewer
-    would soon be known by heart, and more need it less."""
+    would soon be known by heart, and more hardly need it."""
     keep: float = 3.0
     """How much more the suspect's word then counts on clean images: keep x share of mixed images."""
     temperature: float = 2.0
@@ -76,7 +76,7 @@ class Immunise:
             epoch += 1
 
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
-        share = self.few / (self.few + len(images))
+        share = self.few**2 / (self.few**2 + len(images) ** 2)
 
         def loss(model: Classifier, batch: Images) -> Tensor:
             count = int(share * len(batch))
