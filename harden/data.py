@@ -93,6 +93,12 @@ def split(images: Images, seed: int, fractions: Sequence[float] = FRACTIONS) -> 
     return Splits(images.take(tune), images.take(choose), images.take(verify))
 
 
+def together(*sets: Images) -> Images:
+    """All of them as one."""
+    names = tuple(name for images in sets for name in images.names)
+    return Images(torch.cat([s.pixels for s in sets]), torch.cat([s.labels for s in sets]), names)
+
+
 def read_samples(
     clean_dir: Path,
     contract: Contract,

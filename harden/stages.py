@@ -29,6 +29,7 @@ from harden.types import (
     Contract,
     Evidence,
     Filter,
+    Images,
     Method,
     Proposal,
     Pruned,
@@ -139,9 +140,11 @@ def shrunk(model: Classifier, proposal: Proposal, splits: Splits, plan: Plan, ru
         max_drop=plan.max_drop / 100,
         provider=plan.provider,
     )
-    found = shrink(
-        model, proposal, splits, run, wanted, lambda cut: Regain()(cut, model, splits, run), align=plan.align
-    )
+
+    def relearn(cut: Classifier, images: Images) -> object:
+        return Regain()(cut, model, replace(splits, tune=images), run)
+
+    found = shrink(model, proposal, splits, run, wanted, relearn, align=plan.align)
     told = Budgeted(plan.target_speedup, plan.max_size, wanted.max_drop, found.reached, found.ended_by, found.attempts)
     return replace(found.pruned, budget=told)
 

@@ -234,7 +234,7 @@ class Attempt:
     speedup_low: float
     reached: bool
     accuracy: Rate | None = None
-    """After relearning, on the split made for choosing; None where it did not come to that."""
+    """After relearning, on images held back from it; None where it did not come to that."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class Budgeted:
     """Times as fast as the original, one image, one thread."""
     max_bytes: int | None
     max_drop: float
-    """Share of accuracy that this might cost, on the split made for choosing."""
+    """Share of accuracy that this might cost, on images held back from relearning."""
     reached: bool
     ended_by: str
     """Which budget ended the search, in a sentence."""

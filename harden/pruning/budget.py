@@ -5,8 +5,13 @@
     reached   the file exported from it is so small, or so fast in turns with the original's, beyond chance
 
 The least s that reaches the budget is found by halving: speed and size depend on shapes alone, so nothing is trained
-meanwhile. Then the weights relearn, and if accuracy on the images that choose fell by more than max_drop, s goes back
-until it holds: the result says which budget ended the search.
+meanwhile. Then the weights relearn, and if accuracy fell by more than max_drop, s goes back until it holds: the result
+says which budget ended the search.
+
+    accuracy   each fold of the images (to tune and to choose) is judged by a network that relearned from the others
+
+Nobody is judged on what it learned from, and all images count: the fifth of them that chooses is too few to see a
+point of accuracy go. What ships has relearned from all of them.
 """
 
 from __future__ import annotations
@@ -17,14 +22,16 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from harden.data import together
 from harden.errors import UsageError
 from harden.network import Classifier, Unit, units
 from harden.pruning import guard
 from harden.pruning.channels import Reach
 from harden.pruning.surgery import Graph, operate
-from harden.types import Attempt, Filter, Proposal, Pruned, Rate, Run, Splits
+from harden.types import Attempt, Filter, Images, Proposal, Pruned, Rate, Run, Splits
 from harden_export.candidate import Stopwatch
 
 MOST = 0.9
@@ -33,8 +40,9 @@ FINEST = 0.03
 """Shares that differ by less give the same aligned widths."""
 BACKWARDS = 3
 """Smaller shares that are tried when accuracy does not hold."""
-Relearn = Callable[[Classifier], object]
-"""Moves the weights of a cut network in place."""
+FOLDS = 3
+Relearn = Callable[[Classifier, Images], object]
+"""Moves the weights of a cut network in place, by these images."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Budget:
     """Times as fast as the original in ONNX Runtime, batch 1."""
     max_bytes: int | None = None
     max_drop: float = 0.01
-    """Of accuracy against the original, on the images that choose."""
+    """Of accuracy against the original, on images held back from relearning."""
     threads: int = 1
     tries: int = 6
     """Networks that are exported and timed."""
@@ -80,7 +88,6 @@ def shrink(
     if budget.speedup is None and budget.max_bytes is None:
         raise UsageError("a budget needs a speed-up or a size.", hint="Give --target-speedup or --max-size.")
     layers = _layers(model, splits, proposal, align)
-    before = guard.accuracy(model, splits.choose)
     attempts: list[Attempt] = []
 
     def cut(share: float) -> Pruned:
@@ -120,10 +127,12 @@ def shrink(
             attempts.append(best[1])
         pruned, tried = best
         for step in range(BACKWARDS + 1):
-            healed, accuracy = _relearned(pruned, model, splits, run, relearn)
+            images = together(splits.tune, splits.choose)
+            before, accuracy = _held_back(pruned, model, images, run, relearn, budget.max_drop)
             tried = replace(tried, accuracy=accuracy)
             attempts.append(tried)
-            if (before.hits - accuracy.hits) / before.total <= budget.max_drop + 1e-12:
+            if _within(before, accuracy, len(images), budget.max_drop):
+                healed = replace(pruned, module=_relearned(pruned, model, images, run, relearn).network)
                 return Shrunk(healed, tried.reached, _ended(tried, budget, step), tuple(attempts))
             if step == BACKWARDS or time.monotonic() > run.deadline:
                 break
@@ -199,10 +208,34 @@ def _operate(model: Classifier, proposal: Proposal, more: list[Filter], splits: 
         more = [filter for filter in more if filter not in idle]
 
 
-def _relearned(pruned: Pruned, model: Classifier, splits: Splits, run: Run, relearn: Relearn) -> tuple[Pruned, Rate]:
-    cut = Classifier(pruned.module, model.contract, run.cost).to(model.mean.device)
-    relearn(cut)
-    return replace(pruned, module=cut.network.eval()), guard.accuracy(cut, splits.choose)
+def _held_back(
+    pruned: Pruned, model: Classifier, images: Images, run: Run, relearn: Relearn, max_drop: float
+) -> tuple[Rate, Rate]:
+    """Accuracy before and after on images that the judged network did not learn from; not on all, if it is lost."""
+    folds = torch.randperm(len(images), generator=torch.Generator().manual_seed(run.seed)).chunk(FOLDS)
+    before = after = Rate(0, 0)
+    for fold in folds:
+        rest = torch.cat([other for other in folds if other is not fold])
+        relearned = _relearned(pruned, model, images.take(rest), run, relearn)
+        before = _sum(before, guard.accuracy(model, images.take(fold)))
+        after = _sum(after, guard.accuracy(relearned, images.take(fold)))
+        if not _within(before, after, len(images), max_drop):
+            break
+    return before, after
+
+
+def _relearned(pruned: Pruned, model: Classifier, images: Images, run: Run, relearn: Relearn) -> Classifier:
+    cut = Classifier(deepcopy(pruned.module), model.contract, run.cost).to(model.mean.device)
+    relearn(cut, images)
+    return cut.eval()
+
+
+def _within(before: Rate, after: Rate, total: int, max_drop: float) -> bool:
+    return (before.hits - after.hits) / total <= max_drop + 1e-12
+
+
+def _sum(one: Rate, other: Rate) -> Rate:
+    return Rate(one.hits + other.hits, one.total + other.total)
 
 
 def _guess(budget: Budget, original: int) -> float:

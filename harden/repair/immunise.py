@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harden.data import together
 from harden.network import Classifier, as_logits
 from harden.repair.augment import CropAndFlip, mixed, tolerated
 from harden.repair.losses import distilled
@@ -103,13 +104,6 @@ class Immunise:
             before_epoch=regenerate,
         )
         return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers)}
-
-
-def together(first: Images, second: Images) -> Images:
-    """Both sets as one."""
-    return Images(
-        torch.cat([first.pixels, second.pixels]), torch.cat([first.labels, second.labels]), first.names + second.names
-    )
 
 
 def held(logits: Tensor, labels: Tensor, targets: list[int]) -> Tensor:

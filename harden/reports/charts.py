@@ -20,6 +20,7 @@ from harden.types import Rate
 WIDTH, HEIGHT = 720, 280
 LEFT, RIGHT, TOP, BOTTOM = 92, 36, 34, 64
 MOST_DOTS = 40
+MOST_TICKS = 8
 BARS_WIDTH, BARS_LEFT, BARS_RIGHT, ROW = 380, 100, 236, 24
 """Of a chart of speeds, as wide as a phone: names stand before the bars, figures behind them."""
 LONGEST = 2.5
@@ -110,7 +111,7 @@ def _axes(most: int) -> str:
         y = _y(share)
         lines.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         lines.append(f'<text x="{LEFT - 10}" y="{y + 6:.1f}" text-anchor="end">{100 * share:.0f} %</text>')
-    ticks = sorted({round(most * i / 4) for i in range(5)})
+    ticks = range(most + 1) if most <= MOST_TICKS else sorted({round(most * i / 4) for i in range(5)})
     lines += [f'<text x="{_x(n, most):.1f}" y="{HEIGHT - BOTTOM + 26}" text-anchor="middle">{n}</text>' for n in ticks]
     middle = (LEFT + WIDTH - RIGHT) / 2
     lines.append(f'<text x="{middle}" y="{HEIGHT - 10}" text-anchor="middle">filters closed</text>')

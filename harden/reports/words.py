@@ -232,9 +232,17 @@ def speeds(export: Exported) -> Iterator[str]:
 
 
 def budget(report: Report) -> str:
-    """Which budget ended the search; empty where there was none."""
+    """Which budget ended the search, and what images that it never saw say; empty where there was none."""
     found = report.pruned.budget if report.pruned is not None else None
-    return f"Budget {found.ended_by}." if found is not None else ""
+    if found is None:
+        return ""
+    before, after = report.before.accuracy, report.final.accuracy
+    if not before.total or before.total != after.total:
+        return f"Budget {found.ended_by}."
+    drop = (before.hits - after.hits) / before.total
+    more = f", more than the {100 * found.max_drop:g} allowed" if drop > found.max_drop else ""
+    told = f"On the {after.total} images that only report, all of it together cost {100 * drop:.1f} points{more}."
+    return f"Budget {found.ended_by}. {told}"
 
 
 def stays(was: str, now: str, run: Path) -> Iterator[str]:

@@ -16,12 +16,12 @@ from harden.errors import UsageError
 from harden.methods.clp import clp
 from harden.network import Classifier, predict
 from harden.plan import Plan
-from harden.pruning import budget
+from harden.pruning import budget, guard
 from harden.pruning.budget import Budget, shrink
 from harden.pruning.guard import accuracy
 from harden.repair.regain import Regain
 from harden.repair.train import Schedule
-from harden.types import Contract, Evidence, Filter, Images, Proposal, Run, Splits
+from harden.types import Contract, Evidence, Filter, Images, Proposal, Rate, Run, Splits
 from harden_export.candidate import Candidate, Stopwatch
 from harden_export.latency import Latency
 
@@ -50,12 +50,12 @@ def splits(model: Classifier) -> Splits:
         colours = torch.rand(40, 3, 1, 1, generator=torch.Generator().manual_seed(seed))
         noise = torch.rand(40, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed + 1))
         pixels = 0.8 * colours + 0.2 * noise
-        return Images(pixels, predict(model, pixels).argmax(1), tuple(map(str, range(40))))
+        return Images(pixels, predict(model, pixels).argmax(1), tuple(f"{seed}/{i}" for i in range(40)))
 
     return Splits(images(1), images(3), images(5))
 
 
-def nothing(model: Classifier) -> None:
+def nothing(model: Classifier, images: Images) -> None:
     """Relearns nothing."""
 
 
@@ -95,19 +95,19 @@ def scales(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("scales")
 def test_a_size_is_reached_with_no_more_than_is_needed(model: Classifier, splits: Splits) -> None:
     limit = weight(model.network) // 2
-    relearned = []
+    relearned: list[Classifier] = []
     shrunk = shrink(
         model,
         Proposal(GUILTY),
         splits,
         Run(),
         Budget(max_bytes=limit, max_drop=1.0),
-        lambda cut: relearned.append(cut),
+        lambda cut, _: relearned.append(cut),
     )
     assert shrunk.reached
     assert shrunk.ended_by.startswith(f"reached: at most {limit} bytes")
+    assert relearned[-1].network is shrunk.pruned.module
     assert weight(shrunk.pruned.module) <= limit
-    assert len(relearned) == 1
     assert set(GUILTY) <= set(shrunk.pruned.removed)
     assert not shrunk.pruned.masked
     widths = [layer.after for layer in shrunk.pruned.layers]
@@ -145,7 +145,8 @@ def test_the_cheapest_filters_go_first(splits: Splits) -> None:
 
 @pytest.mark.usefixtures("scales")
 def test_accuracy_ends_the_search_where_nothing_relearns(model: Classifier, splits: Splits) -> None:
-    def ruin(cut: Classifier) -> None:
+    def ruin(cut: Classifier, images: Images) -> None:
+        del images
         with torch.no_grad():
             cut.network[4].weight.zero_()  # type: ignore[index]
             cut.network[4].bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))  # type: ignore[index]
@@ -164,6 +165,38 @@ def test_accuracy_ends_the_search_where_nothing_relearns(model: Classifier, spli
     assert "only the guilty filters went" in shrunk.ended_by
     assert set(GUILTY) <= set(shrunk.pruned.removed)
     assert [layer.after for layer in shrunk.pruned.layers] == [40, 40]
+
+
+@pytest.mark.usefixtures("scales")
+def test_nobody_is_judged_on_what_it_learned_from(
+    model: Classifier, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image is held back once; what comes of the search has relearned from all, and no other has."""
+    learned: dict[int, frozenset[str]] = {}
+    judged: list[tuple[frozenset[str], frozenset[str]]] = []
+
+    def relearn(cut: Classifier, images: Images) -> None:
+        learned[id(cut)] = frozenset(images.names)
+        kept.append(cut)
+
+    def watched(judge: Classifier, images: Images) -> Rate:
+        if id(judge) in learned:
+            judged.append((learned[id(judge)], frozenset(images.names)))
+        return accuracy(judge, images)
+
+    kept: list[Classifier] = []
+    monkeypatch.setattr(guard, "accuracy", watched)
+    limit = weight(model.network) // 2
+    shrunk = shrink(model, Proposal(()), splits, Run(), Budget(max_bytes=limit, max_drop=1.0), relearn)
+    everything = frozenset(splits.tune.names + splits.choose.names)
+    assert len(judged) == budget.FOLDS
+    assert all(not seen & held for seen, held in judged)
+    assert all(seen | held == everything for seen, held in judged)
+    assert sum(len(held) for _, held in judged) == len(everything)
+    assert shrunk.attempts[-1].accuracy is not None
+    assert shrunk.attempts[-1].accuracy.total == len(everything)
+    assert learned[id(kept[-1])] == everything
+    assert kept[-1].network is shrunk.pruned.module
 
 
 @pytest.mark.usefixtures("scales")
