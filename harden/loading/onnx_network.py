@@ -49,12 +49,16 @@ class OnnxNetwork(nn.Module):
         self.steps, self.entry, self.exit = steps, entry, exit_
         self.batch = batch
         """The only number of images that the file was exported for, if there is such a one."""
+        self.alone = False
+        """Each image goes through by itself, since the graph can be freed for no other number."""
         self.numbers = numbers
         """Constants that are shapes, axes and the like."""
         self.constants: dict[str, str] = {}
         """Tensor constants: their buffers by their names in the graph."""
 
     def forward(self, images: Tensor) -> Any:
+        if self.alone and len(images) > 1:
+            return torch.cat([self(image) for image in images.split(1)])
         values: dict[str, Any] = {self.entry: images, "": None, **self.numbers}
         for name, buffer in self.constants.items():
             values[name] = getattr(self, buffer)
@@ -190,6 +194,20 @@ def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
         else:
             plain[key] = value if isinstance(value, int | float | str) else list(value)
     return plain
+
+
+def one_by_one(module: nn.Module, size: tuple[int, int, int]) -> None:
+    """Where a graph for one image answers two otherwise together, or not at all, it gets one at a time from now on."""
+    if not isinstance(module, OnnxNetwork) or module.batch != 1:
+        return
+    images = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            together, apart = module(images), torch.cat([module(image) for image in images.split(1)])
+        largest = apart.abs().max().clamp_min(1e-6)
+        module.alone = together.shape != apart.shape or not (together - apart).abs().max() <= TOLERANCE * largest
+    except (RuntimeError, IndexError, TypeError, ValueError):  # shapes that do not fit, in torch or among the numbers
+        module.alone = True
 
 
 def check(module: nn.Module, data: bytes, size: tuple[int, int, int]) -> None:

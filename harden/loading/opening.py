@@ -88,6 +88,8 @@ def load(
         spec = _twin(scanned, module, _first(said, "input_size"))
     said.append(((spec or "").partition(":")[0], contracts.published(spec)))
     size = _first(said, "input_size")
+    if size:
+        onnx_network.one_by_one(module, size)
     logits, probabilities = _try(module, size, path) if size else (None, False)
     if scanned.contents.format == "onnx" and size:
         onnx_network.check(module, scanned.data, size)

@@ -87,15 +87,35 @@ def test_a_graph_for_one_batch_size_takes_any(tmp_path: Path, batch: int) -> Non
         assert np.abs(module(images[:3]).numpy() - np.concatenate(parts)[:3]).max() < 1e-5
 
 
+def mixing(batch: int | str) -> bytes:
+    """Every logit times its mean over the images of the batch."""
+    mixed = helper.make_node("ReduceMean", ["logits"], ["mean"], axes=[0], keepdims=1)
+    less = helper.make_node("Mul", ["logits", "mean"], ["less"])
+    model = graph([mixed, less], end="less", batch=batch)
+    model.opset_import[0].version = 17  # axes as an attribute
+    return model.SerializeToString()
+
+
 def test_a_graph_that_mixes_its_images_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    mixed = helper.make_node("ReduceMean", ["logits"], ["mean"], axes=[0], keepdims=1)
-    less = helper.make_node("Sub", ["logits", "mean"], ["less"])
-    model = graph([mixed, less], end="less")
-    model.opset_import[0].version = 17  # axes as an attribute
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(mixing("n"))
     with pytest.raises(BadModel, match="otherwise among others than alone"):
         load(path, mean=[0], std=[1])
+
+
+def test_a_graph_for_one_image_that_cannot_be_freed_gets_one_at_a_time(tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(mixing(1))
+    images = torch.rand(3, *PIXELS)
+    session = ort.InferenceSession(path)
+    expected = np.concatenate([session.run(None, {"images": image.numpy()})[0] for image in images.split(1)])
+    module = load(path, mean=[0], std=[1]).module
+    assert np.abs(module(images).detach().numpy() - expected).max() < 1e-5
+    module(images).sum().backward()
+    (conv,) = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    assert conv.weight.grad is not None
+    assert float(conv.weight.grad.abs().sum()) > 0
 
 
 def test_weights_that_are_shared_by_identity_are_found(tmp_path: Path) -> None:
