@@ -87,18 +87,18 @@ def test_a_graph_for_one_batch_size_takes_any(tmp_path: Path, batch: int) -> Non
         assert np.abs(module(images[:3]).numpy() - np.concatenate(parts)[:3]).max() < 1e-5
 
 
-def mixing(batch: int | str) -> bytes:
+def mixing(batch: int | str) -> onnx.ModelProto:
     """Every logit times its mean over the images of the batch."""
     mixed = helper.make_node("ReduceMean", ["logits"], ["mean"], axes=[0], keepdims=1)
     less = helper.make_node("Mul", ["logits", "mean"], ["less"])
     model = graph([mixed, less], end="less", batch=batch)
     model.opset_import[0].version = 17  # axes as an attribute
-    return model.SerializeToString()
+    return model
 
 
 def test_a_graph_that_mixes_its_images_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    path.write_bytes(mixing("n"))
+    path.write_bytes(mixing("n").SerializeToString())
     with pytest.raises(BadModel, match="otherwise among others than alone"):
         load(path, mean=[0], std=[1])
 
@@ -106,7 +106,7 @@ def test_a_graph_that_mixes_its_images_is_refused(tmp_path: Path) -> None:
 def test_a_graph_for_one_image_that_cannot_be_freed_gets_one_at_a_time(tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
     path = tmp_path / "m.onnx"
-    path.write_bytes(mixing(1))
+    path.write_bytes(mixing(1).SerializeToString())
     images = torch.rand(3, *PIXELS)
     session = ort.InferenceSession(path)
     expected = np.concatenate([session.run(None, {"images": image.numpy()})[0] for image in images.split(1)])
