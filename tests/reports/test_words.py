@@ -6,7 +6,7 @@ import pytest
 
 from harden.reports import words
 from harden.types import Rate
-from tests.made import report
+from tests.made import report, with_budget
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,21 @@ def test_a_share_comes_with_its_counts_and_its_interval() -> None:
     assert (cell.value, cell.count, cell.interval) == ("97.5 %", "468 of 480", "95.7 to 98.6 %")
     assert cell.short == "97.5 % (468 of 480)"
     assert cell.full == "97.5 % (468 of 480; 95.7 to 98.6 %)"
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        (400, "all of it together cost 0.0 points."),
+        (396, "all of it together cost 1.0 points."),
+        (395, "all of it together cost 1.2 points, more than the 1 allowed."),
+    ],
+)
+def test_a_budget_says_what_it_cost_on_images_that_it_never_saw(right: int, said: str) -> None:
+    told = words.budget(with_budget(report(accuracy_after=Rate(right, 400))))
+    assert told == f"Budget reached: 1.5 times. On the 400 images that only report, {said}"
+    assert words.budget(with_budget(report(accuracy_after=Rate(9, 10)))) == "Budget reached: 1.5 times."
+    assert words.budget(report()) == ""
 
 
 def test_nothing_measured_is_no_share() -> None:
