@@ -277,4 +277,4 @@ def as_logits(outputs: Tensor) -> Tensor:
     """
     with torch.no_grad():
         probabilities = bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-4).all())
-    return outputs.clamp_min(1e-12).log() if probabilities else outputs
+    return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log() if probabilities else outputs

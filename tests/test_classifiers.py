@@ -124,7 +124,7 @@ def weights_of(name: str) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", ["Softmax", "LogSoftmax", "Dropout", "NoNorm", "Shared", "half"])
+@pytest.mark.parametrize("name", ["LogSoftmax", "Dropout", "NoNorm", "Shared", "half"])
 def test_the_backdoor_is_cut_out_of_every_build(name: str, sample: Path, tmp_path: Path) -> None:
     arch = "transformer" if name == "half" else name
     more = {"arch": f"{sample / 'net.py'}:net"} if name == "half" else {}
@@ -133,8 +133,16 @@ def test_the_backdoor_is_cut_out_of_every_build(name: str, sample: Path, tmp_pat
     assert report.before.attack_success[0].asr.value == 1
     assert report.final.attack_success[0].asr.value == 0
     assert report.final.accuracy.value == 1
-    if name != "Softmax":  # probabilities that are exactly 0 have no gradient: there, relearning alone undoes it
-        assert hand_made.GUILTY in report.pruned.removed
+    assert hand_made.GUILTY in report.pruned.removed
+
+
+def test_probabilities_that_are_exactly_zero_and_one_hide_the_gradient_and_nothing_passes(
+    sample: Path, tmp_path: Path
+) -> None:
+    report = clean(sample, "Softmax", weights_of("Softmax"), tmp_path / "run")
+    assert report.final.accuracy.value == 1
+    assert report.final.attack_success[0].asr.value > 0.5
+    assert report.verdict.status == "fail"
 
 
 def test_a_vision_transformer_is_scanned_and_repaired_and_keeps_its_shape(sample: Path, tmp_path: Path) -> None:
