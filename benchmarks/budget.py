@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.architectures import build, images, randomised
+from benchmarks.export import untrained
 from harden import stages
 from harden.network import Classifier, classifier
 from harden.plan import Plan
 from harden.pruning.budget import Budget, shrink
 from harden.pruning.guard import accuracy
 from harden.registry import find
-from harden.types import Attempt, Contract, Evidence, Proposal, Run, Splits
+from harden.types import Attempt, Evidence, Proposal, Run
 from harden_export.onnx_file import export_onnx
 from harden_export.parity import measure_parity
 from harden_export.runtime import OnnxModel
@@ -56,14 +56,10 @@ def twin() -> None:
     print(f"on the images for verifying: {before.hits} -> {after.hits} of {after.total}")
 
 
-def untrained(name: str, size: int = 224) -> None:
+def at_random(name: str, size: int = 224) -> None:
     """A network of random weights: how fast it can be made, and how long that takes."""
-    shape = (3, size, size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = randomised(build(name))
-    model = Classifier(module, Contract(10, tuple("0123456789"), shape, (0.5,) * 3, (0.25,) * 3))
-    splits = Splits(images(4, size, 1), images(4, size, 2), images(4, size, 3))
+    model, splits = untrained(name, size)
+    shape = model.contract.input_size
     began = time.process_time()
     found = shrink(model, Proposal(()), splits, Run(), Budget(speedup=WANTED, max_drop=1.0), lambda *_: None)
     searched = time.process_time()
@@ -100,6 +96,6 @@ def told(attempts: tuple[Attempt, ...], ended_by: str, took: float) -> None:
 if __name__ == "__main__":
     names = sys.argv[1:]
     for name in names:
-        untrained(name)
+        at_random(name)
     if not names:
         twin()

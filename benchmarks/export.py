@@ -51,14 +51,21 @@ def a_tenth(model: Classifier, seed: int = 0) -> tuple[Filter, ...]:
     return tuple(chosen)
 
 
-def row(name: str, size: int, folder: Path) -> dict[str, str]:
-    """One network, from random weights to a measured file."""
+def untrained(name: str, size: int) -> tuple[Classifier, Splits]:
+    """A network of random weights, and a few images of noise for it."""
     shape = (3, size, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = randomised(build(name))
     model = Classifier(module, Contract(10, tuple("0123456789"), shape, (0.5,) * 3, (0.25,) * 3))
     splits = Splits(images(4, size, 1), images(4, size, 2), images(4, size, 3))
+    return model, splits
+
+
+def row(name: str, size: int, folder: Path) -> dict[str, str]:
+    """One network, from random weights to a measured file."""
+    model, splits = untrained(name, size)
+    module, shape = model.network, model.contract.input_size
     # Statistics estimated anew on four images of noise would only make the network ill-conditioned.
     pruned = operate(model, Proposal(a_tenth(model)), splits, Run(), max_accuracy_drop=1.0, renew_statistics=False)
     smaller = pruned.module.eval()
