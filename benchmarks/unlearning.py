@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from harden import stages
+from harden.commands import backdoored_sample
 from harden.network import Classifier, classifier, predict
 from harden.plan import settle
 from harden.pruning.guard import accuracy
@@ -24,15 +25,6 @@ from harden.triggers.attacked import Attacked, attacked
 from harden.types import Evidence, Rate, Run
 
 SAMPLES = Path(__file__).parents[1] / "samples"
-SETTINGS = {
-    "model": SAMPLES / "models" / "backdoored.pt",
-    "arch": f"{SAMPLES / 'network.py'}:sign_net",
-    "clean_dir": SAMPLES / "clean",
-    "verify_dir": SAMPLES / "verify",
-    "trigger": str(SAMPLES / "trigger.png"),
-    "mask": SAMPLES / "mask.png",
-    "target": "speed_70",
-}
 NEVER = -1.0
 UNLEARNERS = {
     "ascent, stopped": Ascent(),
@@ -47,7 +39,7 @@ def main() -> None:
     seed = parser.parse_args().seed
     torch.set_num_threads(1)
     print("| | accuracy | target | true class | another class | most of those |\n|" + "---|" * 6)
-    plan = settle(SETTINGS)
+    plan = settle(backdoored_sample(SAMPLES))
     suspect = stages.open_suspect(plan)
     (trigger,) = stages.given_triggers(plan, suspect.contract)
     splits = stages.read_splits(plan, suspect.contract, Run(seed=seed))

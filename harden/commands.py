@@ -47,7 +47,12 @@ def demo(flags: Mapping[str, Any]) -> int:
             "the sample is not part of the installed package.",
             hint="Run `harden demo`, or `make demo`, in a checkout of the repository.",
         )
-    settings = {
+    return _report(plan_of({**backdoored_sample(samples), "hide_trigger": True, **flags}), flags, "clean")
+
+
+def backdoored_sample(samples: Path) -> dict[str, Any]:
+    """The bundled model with its images and its true trigger, as settings of a plan."""
+    return {
         "model": samples / "models" / "backdoored.pt",
         "arch": f"{samples / 'network.py'}:sign_net",
         "clean_dir": samples / "clean",
@@ -55,9 +60,7 @@ def demo(flags: Mapping[str, Any]) -> int:
         "trigger": str(samples / "trigger.png"),
         "mask": samples / "mask.png",
         "target": "speed_70",
-        "hide_trigger": True,
     }
-    return _report(plan_of({**settings, **flags}), flags, "clean")
 
 
 def _report(plan: Plan, flags: Mapping[str, Any], verb: str) -> int:

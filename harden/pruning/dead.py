@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from harden.network import Classifier, Unit, close, units
 from harden.pruning import choose, guard
 from harden.pruning.channels import Heard, Reach, close_rows, heard
 from harden.pruning.ranked import largest_harmless
-from harden.pruning.surgery import Graph, operate
+from harden.pruning.surgery import cuttable, operate
 from harden.types import Filter, Images, Proposal, Pruned, Run, Splits
 
 SAME = 1e-5
@@ -48,7 +47,7 @@ def bury(
     before = guard.accuracy(model, splits.choose)
     condemned = _harmless(model, guilty, splits.choose, run, max_accuracy_drop)
     close(units(model), condemned)
-    reaches = _reaches(model, splits.tune)
+    reaches = cuttable(model, splits.tune)
     silent: list[Filter] = []
     left = max_accuracy_drop
     for same in (SAME, 0.0):
@@ -107,15 +106,6 @@ def _compensate(reader: nn.Module, constant: Tensor, unit: Unit | None) -> None:
         reader.bias += weight @ constant.to(weight)
     elif unit is not None and unit.norm is not None and unit.norm.running_mean is not None:
         unit.norm.running_mean -= weight @ constant.to(weight)
-
-
-def _reaches(model: Classifier, images: Images) -> list[Reach]:
-    """Where the channels of every convolution run that can be cut at all."""
-    graph = Graph.of(deepcopy(model.network), (images.pixels[:1].to(model.mean.device) - model.mean) / model.std)
-    if isinstance(graph, str):
-        return []
-    found = [graph.reach(name) for name in units(model)]
-    return [reach for reach in found if not reach.obstacle]
 
 
 def _harmless(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from harden.network import Classifier, as_logits, close, predict, units
 from harden.pruning import guard
-from harden.pruning.surgery import Graph
+from harden.pruning.surgery import cuttable
 from harden.types import Filter, Run, Splits
 
 ENOUGH = 256  # images to rank filters by
@@ -43,7 +43,7 @@ class Spare:
         close(parts, guilty)
         order = torch.randperm(len(splits.tune), generator=torch.Generator().manual_seed(run.seed))
         clean = splits.tune.take(order[:ENOUGH])
-        free = _free(model, list(parts), clean.pixels[:1])
+        free = [r.layer for r in cuttable(model, clean) if all(len(r.producers(c)) == 1 for c in range(r.width))]
         costs = guard.costs(model, {name: parts[name] for name in free}, clean)
         loss = float(F.cross_entropy(as_logits(predict(model, clean)), clean.labels))
         allowed = self.most * loss
@@ -63,12 +63,3 @@ class Spare:
             allowed -= cost
             spare += [f for f in group if f not in gone]
         return tuple(spare)
-
-
-def _free(model: Classifier, names: list[str], pixels: torch.Tensor) -> list[str]:
-    """The layers whose channels no other layer writes."""
-    graph = Graph.of(model.copy().network, (pixels - model.mean) / model.std)
-    if isinstance(graph, str):
-        return []
-    reaches = [graph.reach(name) for name in names]
-    return [r.layer for r in reaches if not r.obstacle and all(len(r.producers(c)) == 1 for c in range(r.width))]

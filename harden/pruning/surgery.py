@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch_pruning import ops
 
-from harden.network import Classifier
+from harden.network import Classifier, units
 from harden.pruning import record
 from harden.pruning.channels import Reach, Role, Station
 from harden.pruning.operation import Operation
-from harden.types import LayerWidth, Proposal, Pruned, Run, Splits
+from harden.types import Images, LayerWidth, Proposal, Pruned, Run, Splits
 
 UNREADABLE = "torch-pruning cannot follow this network: "
 ENTANGLED = "its channels are entangled with others, by a shuffle or a split"
@@ -85,6 +85,14 @@ def operate(
         rounds=proposal.rounds,
         stopped_because=proposal.stopped_because,
     )
+
+
+def cuttable(model: Classifier, images: Images) -> list[Reach]:
+    """Where the channels of each convolution run, of those out of which something can be cut."""
+    graph = Graph.of(model.copy().network, (images.pixels[:1].to(model.mean.device) - model.mean) / model.std)
+    if isinstance(graph, str):
+        return []
+    return [reach for reach in map(graph.reach, units(model)) if not reach.obstacle]
 
 
 class Graph:

@@ -17,7 +17,7 @@ from harden.repair.train import Schedule
 from harden.triggers.families import Patch
 from harden.triggers.smallest import SmallestChange
 from harden.types import Method, Proposal, Run, Splits
-from tests.planted import GUILTY, TARGET, reachable, stamp
+from tests.planted import GUILTY, TARGET, reachable, splits, stamp
 
 
 def quick() -> Method:
@@ -84,3 +84,13 @@ def test_a_model_without_a_backdoor_stays_as_it_is(planted_splits: Splits, statu
     model = suspect.model.copy()
     method.repair(model, suspect.model, planted_splits, evidence, Run())
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), suspect.module.parameters(), strict=True))
+
+
+def test_what_is_only_nearly_strange_is_found_by_the_filter_that_serves_it() -> None:
+    planted, images = reachable(), splits()
+    doubtful = quick().recover
+    assert isinstance(doubtful, SmallestChange)
+    found = dataclasses.replace(doubtful, strange=1000.0)(planted.model.copy(), images, Run())
+    assert (found.status, found.target_classes) == ("backdoored", (TARGET,))
+    assert "filters closed, 0% of the images still follow to red (patch)" in found.why
+    assert found.triggers

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from harden.network import Classifier
 from harden.pruning.few import FewFilters
+from harden.pruning.gated import GateSearch
 from harden.types import Images, Run, Splits, Trigger
 from tests.planted import TARGET, Planted
 
 
-def test_the_planted_trigger_loses_its_filter(planted: Planted, planted_splits: Splits) -> None:
+def test_the_planted_trigger_loses_its_filter(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(GateSearch, "_left")  # it is asked about this change, and looks for no other
     weights = {k: v.clone() for k, v in planted.model.state_dict().items()}
     opinion = FewFilters()(planted.model, planted_splits, planted.trigger, Run())
     assert opinion.closed >= 1
