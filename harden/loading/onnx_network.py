@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from harden.errors import BadModel
-from harden.loading import onnx_file
+from harden.loading import limits, onnx_file
 from harden.loading.onnx_ops import LAYERS, OPERATORS, UnsupportedError
 
 TOLERANCE = 1e-3
 """Largest relative difference to ONNX Runtime: float32 sums in another order, over a hundred layers."""
 MAX_BATCH = 256
 """Images that a file may ask for at once."""
+BOUNDED = ("Clip", "Pad")
+"""Operators whose scalars are numbers: torch.export follows no tensor into one."""
 FREE_BATCH = "ask for a file that was exported with a free batch size (dynamic axes), or for the weights"
 
 
@@ -70,6 +72,8 @@ class OnnxNetwork(nn.Module):
                 result = getattr(self, step.layer)(inputs[0])
             else:
                 result = OPERATORS[step.operator](step.attributes, *inputs)
+            if step.operator == "ConstantOfShape" and isinstance(result, Tensor):
+                result = result.to(images.device)
             if len(step.outputs) == 1:
                 values[step.outputs[0]] = result
             else:
@@ -116,7 +120,7 @@ def build(data: bytes) -> nn.Module:
     for node in graph.node:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "Constant":
-            held[node.output[0]] = _constant(attributes, numpy_helper)
+            held[node.output[0]] = _constant(attributes)
             continue
         if node.op_type == "Identity" and node.input[0] in held:  # how torch's older exporter shares equal weights
             held[node.output[0]] = held[node.input[0]]
@@ -127,9 +131,10 @@ def build(data: bytes) -> nn.Module:
         except UnsupportedError as error:
             raise BadModel(f"the ONNX node {node.name[:80]!r} ({node.op_type}) cannot be imported: {error}") from None
     used = {name for step in network.steps for name in step.inputs if not step.layer}
+    bounds = {name for step in network.steps if step.operator in BOUNDED for name in step.inputs[1:]}
     for name, array in held.items():
         if name in used:
-            _keep(network, name, array)
+            _keep(network, name, array, number=name in bounds and array.ndim == 0)
     return network.float().eval()
 
 
@@ -149,8 +154,8 @@ def _layered(network: OnnxNetwork, step: Step, held: dict[str, Any]) -> Step:
     return Step(step.operator, step.inputs[:1], step.outputs[:1], {}, name)
 
 
-def _keep(network: OnnxNetwork, name: str, array: Any) -> None:
-    if np.issubdtype(array.dtype, np.floating):
+def _keep(network: OnnxNetwork, name: str, array: Any, *, number: bool = False) -> None:
+    if np.issubdtype(array.dtype, np.floating) and not number:
         buffer = _free(network, f"constant_{name}")
         network.register_buffer(buffer, torch.from_numpy(np.array(array, dtype=np.float32)))
         network.constants[name] = buffer
@@ -169,9 +174,14 @@ def _free(network: nn.Module, name: str) -> str:
     return candidate
 
 
-def _constant(attributes: dict[str, Any], numpy_helper: Any) -> Any:
+def _constant(attributes: dict[str, Any]) -> Any:
+    from onnx import numpy_helper
+
     if "value" in attributes:
-        return numpy_helper.to_array(attributes["value"])
+        try:
+            return numpy_helper.to_array(attributes["value"])
+        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise BadModel(f"a constant of the ONNX graph is damaged: {str(error)[:200]}") from None
     for key in ("value_float", "value_floats"):
         if key in attributes:
             return np.array(attributes[key], dtype=np.float32)
@@ -192,8 +202,18 @@ def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
                 f"the ONNX graph has an attribute {key[:40]!r} without a value", hint="ask for the file again"
             )
         else:
-            plain[key] = value if isinstance(value, int | float | str) else list(value)
+            plain[key] = value if isinstance(value, int | float | str) else _listed(key, value)
     return plain
+
+
+def _listed(key: str, value: Any) -> list[Any]:
+    """The numbers of a list or of a tensor; BadModel for a graph, or for a tensor that is damaged."""
+    from onnx import TensorProto, numpy_helper
+
+    try:
+        return numpy_helper.to_array(value).flatten().tolist() if isinstance(value, TensorProto) else list(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise BadModel(f"the attribute {key[:40]!r} of the ONNX graph is damaged: {str(error)[:200]}") from None
 
 
 def one_by_one(module: nn.Module, size: tuple[int, int, int]) -> None:
@@ -202,11 +222,11 @@ def one_by_one(module: nn.Module, size: tuple[int, int, int]) -> None:
         return
     images = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), limits.bounded():
             together, apart = module(images), torch.cat([module(image) for image in images.split(1)])
         largest = apart.abs().max().clamp_min(1e-6)
         module.alone = together.shape != apart.shape or not (together - apart).abs().max() <= TOLERANCE * largest
-    except (RuntimeError, IndexError, TypeError, ValueError):  # shapes that do not fit, in torch or among the numbers
+    except Exception:  # shapes that do not fit, and the like: the try that follows says which
         module.alone = True
 
 

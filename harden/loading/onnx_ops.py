@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Attributes = dict[str, Any]
+_BOOL = 9
+"""What Cast calls truth values."""
+_FILLED = 2**26
+"""Numbers that a graph may have filled in at once: position codes need a few thousand."""
 
 
 class UnsupportedError(Exception):
@@ -201,6 +205,38 @@ def _binary(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     return apply
 
 
+def _cast(a: Attributes, x: Any) -> Any:
+    """Numbers keep the precision that the network runs in; only truth values are something else."""
+    if not isinstance(x, Tensor):
+        return x
+    if a["to"] == _BOOL:
+        return x.bool()
+    return x.float() if x.dtype == torch.bool else x
+
+
+def _constant_of_shape(a: Attributes, shape: list[int]) -> Any:
+    """A row of integers is a shape in the making, everything else a tensor (moved to the images by the network)."""
+    value = (a.get("value") or [0.0])[0]
+    if all(type(n) is int for n in shape) and math.prod(shape) > _FILLED:  # an exporter's symbols have no size yet
+        raise UnsupportedError(f"a constant of the shape {shape}")
+    if type(value) is int and len(shape) == 1:
+        return [value] * shape[0]
+    return torch.full(shape, value, dtype=torch.bool if type(value) is bool else torch.float32)
+
+
+def _cumsum(a: Attributes, x: Tensor, axis: Any) -> Tensor:
+    axis = axis[0] if isinstance(axis, list) else axis
+    x = x.flip(axis) if a.get("reverse") else x
+    total = x.cumsum(axis) - x if a.get("exclusive") else x.cumsum(axis)
+    return total.flip(axis) if a.get("reverse") else total
+
+
+def _not(_: Attributes, x: Any) -> Any:
+    if isinstance(x, list):
+        return [not part for part in x]
+    return x.logical_not() if isinstance(x, Tensor) else not x
+
+
 def _layer_norm(a: Attributes, x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
     axis = a.get("axis", -1) % x.dim()
     return F.layer_norm(x, x.shape[axis:], scale, shift, a.get("epsilon", 1e-5))
@@ -223,6 +259,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Exp": lambda _, x: torch.exp(x),
     "Sqrt": lambda _, x: torch.sqrt(x),
     "Reciprocal": lambda _, x: 1 / x,
+    "Sin": lambda _, x: torch.sin(x),
+    "Cos": lambda _, x: torch.cos(x),
     "Abs": lambda _, x: x.abs(),
     "Neg": lambda _, x: -x,
     "Clip": _clip,
@@ -255,7 +293,10 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Pow": _binary(lambda x, y: x**y),
     "MatMul": lambda _, x, y: x @ y,
     "LayerNormalization": _layer_norm,
-    "Cast": lambda _, x: x,
+    "CumSum": _cumsum,
+    "ConstantOfShape": _constant_of_shape,
+    "Not": _not,
+    "Cast": _cast,
     "Identity": lambda _, x: x,
     "Dropout": lambda _, x, *__: x,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from torch import nn
 
 from harden.errors import BadModel, UnsafeFile
 from harden.loading import inspect, load, opening
+from harden.loading.onnx_network import _plain
 from harden.loading.onnx_ops import OPERATORS
 
 PIXELS = [3, 8, 8]
@@ -189,6 +191,89 @@ def test_what_is_gathered_and_expanded_is_what_numpy_says() -> None:
     for shape in ([5, 2, 4, 3], [1, 1, 1]):
         expected = np.broadcast_to(x.numpy(), np.broadcast_shapes(x.shape, tuple(shape)))
         assert np.array_equal(OPERATORS["Expand"]({}, x, shape).numpy(), expected)
+
+
+def both(operator: str, inputs: list[Any], **attributes: Any) -> tuple[Any, np.ndarray[Any, Any]]:
+    """What one operator gives here, and in ONNX Runtime, on inputs that are arrays."""
+    ort = pytest.importorskip("onnxruntime")
+    names = [f"x{i}" for i in range(len(inputs))]
+    node = helper.make_node(operator, names, ["y"], **attributes)
+    held = [numpy_helper.from_array(array, name) for name, array in zip(names, inputs, strict=True)]
+    made = helper.make_graph([node], "g", [], [helper.make_empty_tensor_value_info("y")], held)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    expected = ort.InferenceSession(model.SerializeToString()).run(None, {})[0]
+    whole = [array.tolist() if array.dtype.kind == "i" else torch.from_numpy(array) for array in inputs]
+    return OPERATORS[operator](
+        _plain({a.name: helper.get_attribute_value(a) for a in node.attribute}), *whole
+    ), expected
+
+
+FLOATS = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes"),
+    [
+        ("Sin", [FLOATS], {}),
+        ("Cos", [FLOATS], {}),
+        ("Not", [FLOATS > 0], {}),
+        ("CumSum", [FLOATS, np.array(1, np.int32)], {}),
+        ("CumSum", [FLOATS, np.array(-1, np.int64)], {"exclusive": 1}),
+        ("CumSum", [FLOATS, np.array([2], np.int64)], {"reverse": 1}),
+        ("CumSum", [FLOATS, np.array(0, np.int32)], {"reverse": 1, "exclusive": 1}),
+        ("ConstantOfShape", [np.array([2, 3], np.int64)], {}),
+        ("ConstantOfShape", [np.array([2, 3], np.int64)], {"value": numpy_helper.from_array(np.array([2.5], "f"))}),
+        ("ConstantOfShape", [np.array([3], np.int64)], {"value": numpy_helper.from_array(np.array([7], "i8"))}),
+        ("ConstantOfShape", [np.array([3, 1], np.int64)], {"value": numpy_helper.from_array(np.array([True]))}),
+        ("Cast", [FLOATS > 0], {"to": TensorProto.FLOAT}),
+        ("Cast", [np.round(FLOATS)], {"to": TensorProto.BOOL}),
+    ],
+)
+def test_an_operator_is_what_onnx_runtime_says(operator: str, inputs: list[Any], attributes: dict[str, Any]) -> None:
+    found, expected = both(operator, inputs, **attributes)
+    assert np.asarray(found).dtype.kind == expected.dtype.kind
+    assert np.shape(found) == expected.shape
+    assert np.allclose(found, expected, atol=1e-6)  # float32 sums of at most four numbers of size 1
+
+
+def test_numbers_that_stand_for_shapes_can_be_negated() -> None:
+    assert OPERATORS["Not"]({}, [True, False]) == [False, True]
+    assert OPERATORS["Not"]({}, 0) is True
+
+
+@pytest.mark.parametrize("batch", ["n", 1])
+def test_a_constant_as_large_as_the_machine_is_refused(tmp_path: Path, batch: int | str) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["size"], value=numpy_helper.from_array(np.array([2**40], np.int64))),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        helper.make_node("ReduceMean", ["zeros"], ["zero"], keepdims=1),
+        helper.make_node("Add", ["logits", "zero"], ["y"]),
+    ]
+    (tmp_path / "m.onnx").write_bytes(graph(nodes, end="y", batch=batch).SerializeToString())
+    with pytest.raises(BadModel, match=r"a constant of the shape \[1099511627776\]"):
+        load(tmp_path / "m.onnx", mean=[0], std=[1])
+
+
+def test_an_attribute_that_is_a_damaged_tensor_is_refused(tmp_path: Path) -> None:
+    for operator, attribute in (("ConstantOfShape", "value"), ("Constant", "value"), ("Relu", "alpha")):
+        torn = TensorProto(data_type=TensorProto.FLOAT, dims=[5], raw_data=b"abc")
+        node = helper.make_node(operator, ["logits"] if operator != "Constant" else [], ["y"], **{attribute: torn})
+        (tmp_path / "m.onnx").write_bytes(graph([node], end="y").SerializeToString())
+        with pytest.raises(BadModel, match="is damaged"):
+            load(tmp_path / "m.onnx", mean=[0], std=[1])
+
+
+def test_the_bounds_of_a_clip_are_numbers_that_an_exporter_can_follow(tmp_path: Path) -> None:
+    bounds = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, np.float32)))
+        for name, value in (("low", 0.0), ("high", 6.0))
+    ]
+    nodes = [*bounds, helper.make_node("Clip", ["logits", "low", "high"], ["y"])]
+    (tmp_path / "m.onnx").write_bytes(graph(nodes, end="y").SerializeToString())
+    module = load(tmp_path / "m.onnx", mean=[0], std=[1]).module
+    program = torch.export.export(module, (torch.rand(2, *PIXELS),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    images = torch.rand(5, *PIXELS)
+    assert torch.equal(program.module()(images), module(images))
 
 
 class OneAtATime(nn.Module):

@@ -22,3 +22,11 @@ def test_weights_without_the_versions_of_their_layers_are_opened() -> None:
     """Safetensors keeps none, and torchvision's MNASNet refuses a state dict without."""
     (files,) = ordinary.rows(["mnasnet0_5"], ["safetensors", "from DataParallel (module.)"])
     assert [row["outcome"] for row in files[1:]] == ["same", "same"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_position_codes_of_the_older_exporter_are_imported() -> None:
+    """EdgeNeXt makes them out of running sums, sines and cosines of the picture's height and width."""
+    pytest.importorskip("timm")
+    (files,) = ordinary.rows(["timm:edgenext_xx_small"], ["ONNX, older exporter"])
+    assert files[1]["outcome"] == "same", files[1]["why"]
