@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from harden.softmax import before_softmax
 from harden.types import Contract, Cost, Filter, Images, Suspect
 
 _EVERY = frozenset(vars(nn.Module()))
 
 
 class Classifier(nn.Module):
-    """A network with its normalisation in front, which counts the images that pass through it."""
+    """A network with its normalisation in front and no softmax behind, which counts the images that pass through it."""
 
     mean: Tensor
     std: Tensor
@@ -37,11 +38,19 @@ class Classifier(nn.Module):
         self.network = network
         self.contract = contract
         self.cost = cost if cost is not None else Cost()
+        self.plain: frozenset[bool] = frozenset()
+        """In training or not: where the network is known to end in no softmax. Some have one only outside of it."""
         self.register_buffer("mean", torch.tensor(contract.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(contract.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.network((pixels - self.mean) / self.std)
+        images = (pixels - self.mean) / self.std
+        logits: Tensor
+        if self.network.training in self.plain:
+            logits = self.network(images)
+        else:
+            logits, softened = before_softmax(self.network, images)
+            self.plain |= frozenset() if softened else {self.network.training}
         self.cost.forward_images += len(pixels)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
@@ -52,7 +61,9 @@ class Classifier(nn.Module):
 
     def copy(self) -> Classifier:
         """An independent network that goes on counting on the same bill."""
-        return Classifier(deepcopy(self.network), self.contract, self.cost).to(self.mean.device)
+        made = Classifier(deepcopy(self.network), self.contract, self.cost).to(self.mean.device)
+        made.plain = self.plain
+        return made
 
 
 def classifier(suspect: Suspect, cost: Cost | None = None) -> Classifier:
@@ -272,8 +283,9 @@ def predict(model: Classifier, images: Images | Tensor, batch: int = 256) -> Ten
 def as_logits(outputs: Tensor) -> Tensor:
     """Logits as they are; probabilities as their logarithm.
 
-    A network with a softmax at its end sends out p. Since softmax(log p) = p, log p is a valid vector of logits
-    for it, and cross-entropy on log p is what the published formulas mean.
+    A network whose softmax is not its very last step (softmax.py looks behind those that are) sends out p. Since
+    softmax(log p) = p, log p is a valid vector of logits for it, and cross-entropy on log p is what the published
+    formulas mean.
     """
     with torch.no_grad():
         probabilities = bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-4).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ from tests.planted import PlantedNet
 class Softmax(PlantedNet):
     def forward(self, x):
         return super().forward(x).softmax(1)
+
+class SoftmaxLayer(PlantedNet):
+    def __init__(self, num_classes=3):
+        super().__init__(num_classes)
+        self.end = nn.Softmax(dim=1)
+
+    def forward(self, x):
+        return self.end(super().forward(x))
+
+class Rounded(PlantedNet):
+    def forward(self, x):
+        return super().forward(x).softmax(1).clamp(0, 1)
 
 class LogSoftmax(PlantedNet):
     def forward(self, x):
@@ -124,7 +137,7 @@ def weights_of(name: str) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", ["LogSoftmax", "Dropout", "NoNorm", "Shared", "half"])
+@pytest.mark.parametrize("name", ["Softmax", "LogSoftmax", "Dropout", "NoNorm", "Shared", "half"])
 def test_the_backdoor_is_cut_out_of_every_build(name: str, sample: Path, tmp_path: Path) -> None:
     arch = "transformer" if name == "half" else name
     more = {"arch": f"{sample / 'net.py'}:net"} if name == "half" else {}
@@ -136,10 +149,43 @@ def test_the_backdoor_is_cut_out_of_every_build(name: str, sample: Path, tmp_pat
     assert hand_made.GUILTY in report.pruned.removed
 
 
+@pytest.mark.parametrize("form", ["layer", "ONNX"])
+def test_a_network_with_a_softmax_is_cleaned_like_its_twin_and_goes_on_giving_probabilities(
+    form: str, sample: Path, tmp_path: Path
+) -> None:
+    import onnxruntime as ort
+
+    twin = clean(sample, "transformer", weights_of("half"), tmp_path / "twin", arch=f"{sample / 'net.py'}:net")
+    if form == "layer":
+        report = clean(sample, "SoftmaxLayer", weights_of("SoftmaxLayer"), tmp_path / "run")
+    else:
+        net = built("SoftmaxLayer")
+        net.load_state_dict(weights_of("SoftmaxLayer"))
+        made = torch.onnx.export(
+            net, (torch.zeros(2, 3, 16, 16),), dynamo=True, verbose=False, dynamic_shapes=({0: "batch"},)
+        )
+        assert made is not None
+        (tmp_path / "model.onnx").write_bytes(made.model_proto.SerializeToString())
+        settings: dict[str, Any] = {"trigger": f"{sample / 'trigger.py'}:stamp", "target": "red"}
+        settings |= {"clean_dir": sample / "data", "contract": sample / "model.toml", "latency": False}
+        report = api.clean(tmp_path / "model.onnx", method="grad-prune", **settings, out=tmp_path / "run")
+    assert report.verdict.status == twin.verdict.status == "pass"
+    assert replace(report.final, parameters=0) == replace(twin.final, parameters=0)  # exporters fold normalisations
+    assert [f.index for f in report.pruned.removed] == [f.index for f in twin.pruned.removed]
+    images = (hand_made.pictures(5, 6).pixels - hand_made.BACKGROUND) / 0.5
+    said, logits = (
+        ort.InferenceSession(tmp_path / run / "model.onnx").run(None, {"input": images.numpy()})[0]
+        for run in ("run", "twin")
+    )
+    assert float(abs(said.sum(1) - 1).max()) < 1e-5
+    if form == "layer":  # without its normalisation, what came from ONNX is repaired in other steps
+        assert float(abs(said - torch.from_numpy(logits).softmax(1).numpy()).max()) < 1e-5  # float32
+
+
 def test_probabilities_that_are_exactly_zero_and_one_hide_the_gradient_and_nothing_passes(
     sample: Path, tmp_path: Path
 ) -> None:
-    report = clean(sample, "Softmax", weights_of("Softmax"), tmp_path / "run")
+    report = clean(sample, "Rounded", weights_of("Rounded"), tmp_path / "run")
     assert report.final.accuracy.value == 1
     assert report.final.attack_success[0].asr.value > 0.5
     assert report.verdict.status == "fail"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.network import Classifier
+from harden.softmax import before_softmax
 from harden.types import Images
 
 TOLERANCE = 1e-9
@@ -28,7 +29,8 @@ def proof_inputs(model: Classifier, images: Images, seed: int, random: int = 2, 
 
 @torch.no_grad()
 def outputs(network: nn.Module, inputs: Tensor) -> Tensor:
-    logits: Tensor = network(inputs)
+    """The logits: behind a softmax, a wrong one may look right."""
+    logits, _ = before_softmax(network, inputs)
     return logits.clone()
 
 
