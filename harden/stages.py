@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +117,19 @@ def recover(method: Method, model: Classifier, splits: Splits, given: Sequence[T
         evidence = Given(tuple(given))(model, splits, run)
         if evidence.triggers:
             return evidence
-    return method.recover(model, splits, run)
+    evidence = method.recover(model, splits, run)
+    return replace(evidence, triggers=named_apart(evidence.triggers))
+
+
+def named_apart(triggers: Sequence[Trigger]) -> tuple[Trigger, ...]:
+    """Two stand-ins of one kind get two names: checks, waivers and reports know a trigger by its name."""
+    times: Counter[str] = Counter()
+    apart = []
+    for trigger in triggers:
+        times[trigger.name] += 1
+        count = times[trigger.name]
+        apart.append(trigger if count == 1 else replace(trigger, name=f"{trigger.name} ({count})"))
+    return tuple(apart)
 
 
 def prune(method: Method, model: Classifier, splits: Splits, evidence: Evidence, plan: Plan, run: Run) -> Pruned:
