@@ -44,6 +44,11 @@ class GateSearch:
     """Share of J that a cut has to win."""
     max_accuracy_drop: float = 0.015
     """Absolute, on the split made for choosing, of all cuts together."""
+    max_loss_rise: float = 0.1
+    """As a share of the clean loss (of `unsure` at least) on the split made for choosing: it notices what a few images
+    do not, above all where the network was trained on them.
+    """
+    unsure: float = 0.3
     max_rounds: int = 8
     again: Again = field(default_factory=lambda: Again(steps=60))
     """How what is left is looked for, once no cut pays any more."""
@@ -120,9 +125,16 @@ class GateSearch:
                 return None
             with closed(parts, [filter]):
                 seen = lookout(model, number, (filter,), now - worth)
-            if start.accuracy.hits - seen.accuracy.hits <= self.max_accuracy_drop * start.accuracy.total:
+            if self._harmless(start, seen):
                 return seen
         return None
+
+    def _harmless(self, start: Round, seen: Round) -> bool:
+        """What clean images say of all cuts together."""
+        lost = start.accuracy.hits - seen.accuracy.hits
+        rise = seen.clean_loss - start.clean_loss
+        allowed = self.max_loss_rise * max(start.clean_loss, self.unsure)
+        return lost <= self.max_accuracy_drop * start.accuracy.total and rise <= allowed
 
     def _worth(self, model: Classifier, clean: Images, twins: Images) -> float:
         """J."""

@@ -40,10 +40,9 @@ class CropAndFlip:
 
 
 def mixed(pixels: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture with one of the others shining through it, by any share."""
+    """Each picture with another one shining through it, by any share."""
     share = torch.rand(len(pixels), 1, 1, 1, generator=generator).to(pixels.device)
-    order = torch.randperm(len(others), generator=generator)[: len(pixels)].to(pixels.device)
-    return share * pixels + (1 - share) * others[order]
+    return share * pixels + (1 - share) * others
 
 
 def tolerated(model: Classifier, images: Images, wanted: CropAndFlip, seed: int, max_drop: float = 0.03) -> CropAndFlip:

@@ -1,15 +1,18 @@
 """Relearning with stand-ins that keep up: what is left of the backdoor is looked for again while it is unlearned.
 
-    x, y     clean images       x~ = change(x), a stand-in from the pool, another for each image       f0  the suspect
+    x, y     clean images       x~ = change(x), a stand-in from the pool, another for each image
     u        images, some of them mixed with one another                    KL(p, q) = T^2 KL( p/T || q/T )
-    hold(z, y)   = -mean over y not in T of log(1 - sum_{t in T} softmax(z)_t)              T  the target classes
+    W(y)     the classes that a stand-in makes of an image with label y, but for y itself; of a mixture: of both
+    g        what f0 says, as far as it can be believed   (repair/teacher)
+    hold(z, y)   = -mean over y of log(1 - sum_{t in W(y)} softmax(z)_t)
     share  = few^2 / (few^2 + number of images^2)                                          of u that is mixed
     loss   = label [CE(f(x~), y) + CE(f(u), y) where u is not mixed]
-           + distil [KL(f0(x), f(x~)) + (1 + keep share) KL(f0(u), f(u))] + forbid hold(f(x~), y)
+           + distil [KL(g(x), f(x~)) + (1 + keep share) KL(g(u), f(u))] + forbid hold(f(x~), y)
 
 Every `every` epochs each family that was strange is searched again on the network as it is now, and what is found
 joins the pool. It is kept smaller than what is usual: an ordinary adversarial pattern would only cost accuracy.
-The suspect on clean images is the teacher: there its backdoor sleeps, and it knows more than a few labels say.
+The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
+say.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from harden.data import together
 from harden.network import Classifier, as_logits
 from harden.repair.augment import CropAndFlip, mixed, tolerated
 from harden.repair.losses import distilled
+from harden.repair.teacher import Teacher
 from harden.repair.train import Schedule, fit
 from harden.triggers.smallest import Again, stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
@@ -49,7 +53,7 @@ class Immunise:
     keep: float = 3.0
     """How much more the suspect's word then counts on clean images: keep x share of mixed images."""
     temperature: float = 2.0
-    forbid: float = 3.0
+    forbid: float = 2.0
     """How much dearer it is to call a triggered image the target than to make any other mistake."""
     again: Again = field(default_factory=lambda: Again(within=1.5))
     """How new stand-ins are looked for: smaller than an ordinary adversarial pattern is."""
@@ -64,8 +68,6 @@ class Immunise:
         pool = [*evidence.triggers, *stronger(evidence.triggers, self.stronger, 1.0)]
         if evidence.status != "backdoored" or not pool:
             return {"epochs": 0, "stopped_because": "no backdoor was found, so there is nothing to relearn"}
-        suspect.eval()
-        targets = sorted({t.target for t in pool if t.target is not None})
         generator = torch.Generator().manual_seed(run.seed)
         epoch = 0
 
@@ -77,21 +79,24 @@ class Immunise:
             epoch += 1
 
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
+        teacher = Teacher(suspect, images, evidence.triggers)
         share = self.few**2 / (self.few**2 + len(images) ** 2)
 
         def loss(model: Classifier, batch: Images) -> Tensor:
             count = int(share * len(batch))
-            strange = mixed(batch.pixels[:count], batch.pixels, generator)
-            with torch.no_grad():
-                teacher, named = as_logits(suspect(torch.cat([batch.pixels, strange]))).split([len(batch), count])
-                twins = dealt(pool, batch, generator)
+            wrong = teacher.accused(batch.labels)
+            other = torch.randperm(len(batch), generator=generator)[:count].to(batch.labels.device)
+            strange = mixed(batch.pixels[:count], batch.pixels[other], generator)
+            asked = torch.cat([batch.pixels, strange]), torch.cat([wrong, wrong[:count] & wrong[other]])
+            said, named = teacher(*asked).split([len(batch), count])
+            twins = dealt(pool, batch, generator)
             logits = as_logits(model(torch.cat([strange, batch.pixels[count:], twins])))
             clean, triggered = logits.chunk(2)
             right = self.label * F.cross_entropy(clean[count:], batch.labels[count:])
             right += self.label * F.cross_entropy(triggered, batch.labels)
-            kept = (1 + self.keep * share) * distilled(clean, torch.cat([named, teacher[count:]]), self.temperature)
-            kept += distilled(triggered, teacher, self.temperature)
-            return right + self.distil * kept + self.forbid * held(triggered, batch.labels, targets)
+            kept = (1 + self.keep * share) * distilled(clean, torch.cat([named, said[count:]]), self.temperature)
+            kept += distilled(triggered, said, self.temperature)
+            return right + self.distil * kept + self.forbid * held(triggered, wrong)
 
         record = fit(
             model,
@@ -106,12 +111,12 @@ class Immunise:
         return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers)}
 
 
-def held(logits: Tensor, labels: Tensor, targets: list[int]) -> Tensor:
-    """What it costs to give a target class to images of other classes."""
-    others = torch.stack([labels != t for t in targets]).all(0) if targets else torch.zeros_like(labels).bool()
-    if not bool(others.any()):
+def held(logits: Tensor, wrong: Tensor) -> Tensor:
+    """What it costs to say an accused class."""
+    some = wrong.any(1)
+    if not bool(some.any()):
         return logits.new_zeros(())
-    claimed = logits[others].softmax(1)[:, targets].sum(1)
+    claimed = (logits[some].softmax(1) * wrong[some]).sum(1)
     return -torch.log1p(-claimed.clamp(max=0.9999)).mean()
 
 

@@ -300,11 +300,8 @@ class Again:
     ) -> list[Trigger]:
         """One new stand-in for each family and class that these triggers have."""
         families = {family.name: family for family in self.families}
-        wanted = {
-            (str(t.settings["family"]), _aim(t, model)): float(t.settings["usual"])
-            for t in triggers
-            if "usual" in t.settings
-        }
+        aims = [(t, aimed(t, model.contract.num_classes)) for t in triggers if "usual" in t.settings]
+        wanted = {(str(t.settings["family"]), aim): float(t.settings["usual"]) for t, aim in aims if aim is not None}
         copy = searchable(model, images)
         found = []
         for (name, aim), usual in wanted.items():
@@ -342,11 +339,11 @@ def as_trigger(family: Family, aim: Aim, change: Change, settings: dict[str, flo
     return Trigger(name, "recovered", aim.label, Put(change), {"family": family.name, "by": by, **settings})
 
 
-def _aim(trigger: Trigger, model: Classifier) -> Aim:
-    """What the search that found it aimed at."""
-    if trigger.target is None:
-        return ToNext(model.contract.num_classes, int(trigger.settings["by"]))
-    return ToClass(trigger.target)
+def aimed(trigger: Trigger, num_classes: int) -> Aim | None:
+    """What it makes of each class; None where nobody knows."""
+    if trigger.target is not None:
+        return ToClass(trigger.target)
+    return ToNext(num_classes, int(trigger.settings["by"])) if "by" in trigger.settings else None
 
 
 def stronger(triggers: Sequence[Trigger], factors: Sequence[float], most: float) -> list[Trigger]:

@@ -14,6 +14,7 @@ from harden.network import Classifier, close, predict, units
 from harden.repair import immunise
 from harden.repair.augment import CropAndFlip, mixed, tolerated
 from harden.repair.immunise import Immunise, dealt, held
+from harden.repair.teacher import accused
 from harden.repair.train import Schedule
 from harden.triggers.families import Patch
 from harden.triggers.inversion import ToClass
@@ -113,7 +114,7 @@ def test_mixed_images_are_named_by_the_suspect_and_not_by_their_labels(
 
 def test_a_mixture_lies_between_two_pictures() -> None:
     generator = torch.Generator().manual_seed(0)
-    pixels, others = torch.zeros(3, 1, 2, 2), torch.ones(5, 1, 2, 2)
+    pixels, others = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
     seen = mixed(pixels, others, generator)
     assert seen.shape == pixels.shape
     assert bool(((seen > 0) & (seen < 1)).all())
@@ -134,12 +135,19 @@ def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, plan
     assert twice(planted.model.copy(), planted.model, planted_splits, evidence, Run())["stand_ins"] == 2
 
 
-def test_what_it_costs_to_say_the_target_by_the_formula() -> None:
+def aimed_at(target: int | None, **settings: int) -> Trigger:
+    return Trigger("-", "recovered", target, lambda images: images, settings)
+
+
+def test_what_it_costs_to_say_an_accused_class_by_the_formula() -> None:
     logits, labels = torch.tensor([[2.0, 0, 0], [0.0, 1, 0], [9.0, 0, 0]]), torch.tensor([1, 2, 0])
+    wrong = accused([aimed_at(0)], labels, 3)
     said = logits.softmax(1)[:2, 0]
-    torch.testing.assert_close(held(logits, labels, [0]), -(1 - said).log().mean())
-    assert float(held(logits, torch.zeros(3).long(), [0])) == 0, "every image is of the target class"
-    assert float(held(logits, labels, [])) == 0
+    torch.testing.assert_close(held(logits, wrong), -(1 - said).log().mean())
+    assert float(held(logits, accused([aimed_at(0)], torch.zeros(3).long(), 3))) == 0, "all are of the target class"
+    assert float(held(logits, accused([], labels, 3))) == 0
+    onward = torch.stack([logits[0].softmax(0)[2], logits[1].softmax(0)[0], logits[2].softmax(0)[1]])
+    torch.testing.assert_close(held(logits, accused([aimed_at(None, by=1)], labels, 3)), -(1 - onward).log().mean())
 
 
 def test_every_image_is_dealt_one_trigger_of_the_pool() -> None:

@@ -1,0 +1,83 @@
+"""What the suspect says of clean images, as far as it can be believed.
+
+    W(y)     the classes that a trigger makes of an image with label y, but for y itself: the accused
+    s_t      least s >= 0 with mean over y != t of softmax(z - s e_t)_t <= median over free classes k of
+             mean over y != k of softmax(z)_k                                  z  the suspect's logits for clean images
+    g(x)     z - sum_{t in W(y)} s_t e_t, and where z is largest for a t in W(y): that t at the least of z
+
+A backdoor does not sleep soundly. What its trigger resembles is given the target on clean images too, be it a white
+wall, and who learns from a suspect that says so learns the backdoor again. Classes that look like the target are
+still told to look like it, but no more often than another class is mistaken for its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harden.network import Classifier, as_logits, predict
+from harden.triggers.smallest import aimed
+from harden.types import Images, Trigger
+
+HALVINGS = 40
+MOST = 20.0
+"""Logits."""
+
+
+class Teacher:
+    """A suspect that is asked about clean images, and doubted."""
+
+    def __init__(self, suspect: Classifier, images: Images, triggers: Sequence[Trigger]) -> None:
+        self.suspect, self.triggers = suspect.eval(), triggers
+        with torch.no_grad():
+            self.excess = excess(as_logits(predict(suspect, images)), images.labels, self.accused(images.labels))
+
+    def accused(self, labels: Tensor) -> Tensor:
+        return accused(self.triggers, labels, self.suspect.contract.num_classes)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, wrong: Tensor) -> Tensor:
+        """Logits; `wrong` says which classes are accused, for each image."""
+        logits = as_logits(self.suspect(pixels))
+        lie = wrong & (logits == logits.amax(1, keepdim=True))
+        return torch.where(lie, logits.amin(1, keepdim=True), logits - wrong * self.excess)
+
+
+def accused(triggers: Sequence[Trigger], labels: Tensor, classes: int) -> Tensor:
+    """Which classes a trigger would make of an image with this label, other than its own: (N, classes)."""
+    wrong = torch.zeros(len(labels), classes, dtype=torch.bool, device=labels.device)
+    everyone = torch.arange(len(labels), device=labels.device)
+    for trigger in triggers:
+        aim = aimed(trigger, classes)
+        if aim is not None:
+            wrong[everyone, aim(labels)] = True
+    wrong[everyone, labels] = False
+    return wrong
+
+
+def excess(logits: Tensor, labels: Tensor, wrong: Tensor) -> Tensor:
+    """By how much each accused class's logit has to fall to be said no more often than is usual: (classes,).
+
+    Zero where no class is free of suspicion, as in an all-to-all attack: then there is nothing to compare with.
+    """
+    classes = logits.shape[1]
+    others = labels[:, None] != torch.arange(classes, device=labels.device)
+    fall = logits.new_zeros(classes)
+
+    def mistaken(k: int, by: float = 0.0) -> float:
+        lowered = logits[others[:, k]].clone()
+        lowered[:, k] -= by
+        return float(lowered.softmax(1)[:, k].mean())
+
+    asked = [k for k in range(classes) if bool(others[:, k].any())]
+    free = sorted(mistaken(k) for k in asked if not bool(wrong[:, k].any()))
+    for k in asked if free else []:
+        if bool(wrong[:, k].any()) and mistaken(k) > (usual := free[len(free) // 2]):
+            low, high = 0.0, MOST
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                low, high = (middle, high) if mistaken(k, middle) > usual else (low, middle)
+            fall[k] = high
+    return fall

@@ -1,0 +1,98 @@
+"""The suspect teaches what it knows of clean images, and not its backdoor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harden.network import Classifier, predict
+from harden.repair.head import head
+from harden.repair.immunise import Immunise
+from harden.repair.teacher import Teacher, accused, excess
+from harden.repair.train import Schedule
+from harden.types import Contract, Images, Run, Splits, Trigger
+from tests.planted import TARGET, Planted
+
+QUICK = Immunise(Schedule(epochs=20, batch=20, rate=0.05, clip=1.0, freeze_norm=True), label=0.0, forbid=0.0)
+
+
+def aimed_at(target: int | None, **settings: int) -> Trigger:
+    return Trigger("-", "recovered", target, lambda images: images, settings)
+
+
+def test_accused_is_what_a_trigger_makes_of_a_label_but_not_the_label_itself() -> None:
+    labels = torch.tensor([0, 1, 3])
+
+    def found(*triggers: Trigger) -> list[list[int]]:
+        return [row.nonzero().flatten().tolist() for row in accused(triggers, labels, 4)]
+
+    assert found(aimed_at(1), aimed_at(3)) == [[1, 3], [3], [1]]
+    assert found(aimed_at(None, by=1)) == [[1], [2], [0]]
+    assert found(aimed_at(None)) == [[], [], []], "a given all-to-all trigger: nobody knows what it makes of them"
+    assert found() == [[], [], []]
+
+
+class Table(nn.Module):
+    """Says for each picture what stands in its first pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0, 0, :3]
+
+
+def pictures_of(logits: list[list[float]], labels: list[int]) -> Images:
+    pixels = torch.zeros(len(logits), 1, 4, 4)
+    pixels[:, 0, 0, :3] = torch.tensor(logits)
+    return Images(pixels, torch.tensor(labels), tuple(map(str, labels)))
+
+
+TOLD = Classifier(Table(), Contract(3, ("a", "b", "c"), (1, 4, 4), (0.0,), (1.0,)))
+
+
+def test_an_accused_class_that_is_said_outright_is_not_believed_and_what_is_left_is_as_rare_as_usual() -> None:
+    images = pictures_of([[9, 1, 0], [3, 4, 0], [2, 0, 4], [4, 0, 0]], [1, 1, 2, 0])
+    teacher = Teacher(TOLD, images, [aimed_at(0)])
+    fall = float(teacher.excess[0])
+    assert fall > 0
+    assert teacher.excess[1:].tolist() == [0, 0], "nobody accuses these"
+    said = teacher(images.pixels, teacher.accused(images.labels))
+    torch.testing.assert_close(said, torch.tensor([[0.0, 1, 0], [3 - fall, 4, 0], [2 - fall, 0, 4], [4, 0, 0]]))
+
+
+def test_an_accused_class_falls_until_it_is_said_as_often_as_the_usual_class_and_no_further() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(200, 5, generator=generator), torch.arange(200) % 5
+    logits[:, 3] += 2
+
+    def mistaken(logits: Tensor) -> list[float]:
+        return [float(logits.softmax(1)[labels != k, k].mean()) for k in range(5)]
+
+    fall = excess(logits, labels, accused([aimed_at(3)], labels, 5))
+    free = sorted(mistaken(logits)[k] for k in (0, 1, 2, 4))
+    assert fall.nonzero().flatten().tolist() == [3]
+    assert mistaken(logits - fall)[3] == pytest.approx(free[2], abs=1e-3)
+    assert not excess(logits, labels, accused([aimed_at(0)], labels, 5)).any(), "said seldom enough"
+    assert not excess(logits, labels, accused([aimed_at(None, by=1)], labels, 5)).any(), "all-to-all: nothing is usual"
+
+
+@pytest.mark.parametrize("few", [0.0, 1e9], ids=["plain images", "mixtures"])
+def test_a_suspect_that_says_the_target_of_clean_images_does_not_teach_that(
+    planted: Planted, planted_splits: Splits, few: float
+) -> None:
+    """Only distillation is left here, from a suspect that has come to call everything the target."""
+    suspect = planted.model.copy()
+    last = head(suspect)
+    assert last is not None
+    last.bias.data[TARGET] += 20
+    verify = planted_splits.verify
+    assert bool((predict(suspect, verify).argmax(1) == TARGET).all())
+    other = verify.labels != TARGET
+    method = replace(QUICK, few=few)
+    said = []
+    for evidence in (planted.evidence, replace(planted.evidence, triggers=(aimed_at((TARGET + 1) % 3),))):
+        model = planted.model.copy()
+        method(model, suspect, planted_splits, evidence, Run())
+        said.append(float((predict(model, verify).argmax(1) == TARGET)[other].float().mean()))
+    assert said[0] < 0.1 < 0.5 < said[1], "the other evidence accuses another class, so the suspect is believed"
