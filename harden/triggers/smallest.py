@@ -40,7 +40,12 @@ class SmallestChange:
     families: tuple[Family, ...] = field(default_factory=default_families)
     search: Search = field(default_factory=Search)
     classes: int = 10
-    """Most classes to search; more than these are passed over by their features' displacement."""
+    """As many classes are all searched; of more, half of these that look hard to reach, to compare with, and as many
+    that look easy, by their features' displacement, with `more` of those beyond.
+    """
+    more: float = 0.1
+    first: int = 10
+    """Steps in which to see how easy a class is to reach, in a network whose features cannot be read."""
     glance: int = 20
     """Steps that every class gets."""
     look: int = 27
@@ -79,7 +84,7 @@ class SmallestChange:
             return Evidence("inconclusive", (), (), (), why)
         images = splits.tune
         copy = searchable(model, images)
-        groups: list[list[Aim]] = [[ToClass(k) for k in self._classes(copy, images)]]
+        groups: list[list[Aim]] = [[ToClass(k) for k in self._classes(copy, images, run)]]
         if model.contract.num_classes > max(self.shifts, default=0) and len(self.shifts) > 1:
             groups.append([ToNext(model.contract.num_classes, by) for by in self.shifts])
         found: list[Strange] = []
@@ -92,17 +97,37 @@ class SmallestChange:
                     found += run.step(f"{family.name}: {', '.join(_called(aim, model) for aim in aims)}", make)
         return self._judge(copy, images, found, self._asked(model, splits, found, run), run)
 
-    def _classes(self, model: Classifier, images: Images) -> list[int]:
-        """The classes to search: those whose features are easiest to move, and some from the other end to compare."""
-        moved = displacements(model, images)
+    def searched(self, count: int) -> int:
+        """How many of so many classes are searched."""
+        return count if count <= self.classes else self.classes + round(self.more * (count - self.classes))
+
+    def _classes(self, model: Classifier, images: Images, run: Run) -> list[int]:
+        """The classes to search: those that look easiest to reach, and some from the other end to compare."""
         count = model.contract.num_classes
+        moved = displacements(model, images)
+        if moved is None and count > self.classes:
+            moved = self._first_steps(model, images, run)
         order = list(range(count)) if moved is None else [int(k) for k in moved.argsort()]
         if count <= self.classes:
             return order
         usual = self.classes // 2
-        rest = order[self.classes - usual :]
-        picked = [rest[round(i * (len(rest) - 1) / max(1, usual - 1))] for i in range(usual)]
-        return order[: self.classes - usual] + picked
+        easy = self.searched(count) - usual
+        rest = order[easy:]
+        return order[:easy] + [rest[round(i * (len(rest) - 1) / max(1, usual - 1))] for i in range(usual)]
+
+    def _first_steps(self, model: Classifier, images: Images, run: Run) -> Tensor:
+        """How far each class still is after the first steps of one additive search: (classes,)."""
+        count = model.contract.num_classes
+        far = torch.full((count,), torch.inf)
+        with run.progress.task("looking which classes are easy to reach", count) as task:
+            for k in range(count):
+                generator = torch.Generator().manual_seed(run.seed)
+                search = begin(model, Additive(), ToClass(k), images, self.search, generator)
+                if len(search.images) and time.monotonic() < run.deadline:
+                    search.run(self.first)
+                    far[k] = _promise(search)
+                task.advance(1, model.contract.classes[k])
+        return far
 
     def _compare(
         self,

@@ -190,8 +190,22 @@ def test_of_many_classes_the_easiest_and_some_from_the_other_end_are_searched() 
     contract = Contract(12, tuple("abcdefghijkl"), (1, 1, 24), (0.0,), (1.0,))
     model = Classifier(nn.Sequential(nn.Flatten(), layer), contract).eval()
     images = Images(torch.eye(24)[:1].repeat(5, 1)[:, None, None], torch.zeros(5).long(), tuple("abcde"))
-    assert SmallestChange(classes=4)._classes(model, images) == [11, 10, 9, 0]
-    assert SmallestChange(classes=12)._classes(model, images) == list(range(11, -1, -1))
+    assert SmallestChange(classes=4, more=0.0)._classes(model, images, Run()) == [11, 10, 9, 0]
+    assert SmallestChange(classes=4, more=0.25)._classes(model, images, Run()) == [11, 10, 9, 8, 7, 0]
+    assert SmallestChange(classes=12)._classes(model, images, Run()) == list(range(11, -1, -1))
+
+
+def test_of_many_classes_of_a_network_without_a_linear_head_those_with_the_easiest_first_steps_are_searched() -> None:
+    head = nn.Conv2d(1, 12, 1)  # each class needs more light than the one before
+    with torch.no_grad():
+        head.weight.copy_(torch.arange(12.0).view(12, 1, 1, 1))
+        head.bias.copy_(-torch.arange(12.0).square() / 20)  # type: ignore[union-attr]
+    network = nn.Sequential(head, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = Classifier(network, Contract(12, tuple("abcdefghijkl"), (1, 8, 8), (0.0,), (1.0,))).eval()
+    images = Images(torch.full((30, 1, 8, 8), 0.05), torch.zeros(30).long(), tuple(map(str, range(30))))
+    chosen = SmallestChange(classes=4, more=0.0)._classes(model, images, Run())
+    assert len(set(chosen)) == 4
+    assert chosen[:2] == [1, 2], "all images are of the first class, and these are the next"
 
 
 def test_looking_again_finds_it_while_it_is_there(model: Classifier, found: Evidence) -> None:
