@@ -51,6 +51,11 @@ timm:efficientnetv2_rw_t timm:inception_v3 timm:inception_v4 timm:xception41 tim
 timm:darknet53 timm:cspdarknet53 timm:vgg11_bn timm:convnextv2_atto timm:inception_next_atto
 timm:mobilenetv4_hybrid_medium vgg13_bn vgg19_bn resnet101 wide_resnet50_2 densenet169 efficientnet_v2_s
 timm:inception_resnet_v2 timm:dm_nfnet_f0 maxvit_t swin_t vit_b_16
+mnasnet0_75 mnasnet1_3 shufflenet_v2_x1_5 shufflenet_v2_x2_0 regnet_x_800mf regnet_y_800mf regnet_x_1_6gf
+regnet_y_1_6gf efficientnet_b2 regnet_x_3_2gf efficientnet_b3 regnet_y_3_2gf densenet201 efficientnet_b4 densenet161
+convnext_small efficientnet_b5 regnet_x_8gf regnet_y_8gf efficientnet_b6 efficientnet_v2_m resnet152 regnet_x_16gf
+efficientnet_b7 regnet_y_16gf resnext101_64x4d resnext101_32x8d convnext_base regnet_x_32gf efficientnet_v2_l
+wide_resnet101_2 vgg11_bn vgg13 vgg16 vgg19 regnet_y_32gf convnext_large regnet_y_128gf
 """.split()  # noqa: SIM905 (a list of words reads better)
 SIZES = (32, 64, 128, 224)
 

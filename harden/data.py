@@ -64,12 +64,13 @@ def read_images(
     budget = max_bytes // (4 * math.prod(size))
     files, thinned = _thinned(files, budget)
     findings += thinned
-    pixels: list[Pixels] = []
+    total = sum(map(len, files.values()))
+    pixels: Pixels = np.empty((total, *size), dtype=np.float32)  # at once: a stack of single ones is there twice
     labels: list[int] = []
     names: list[str] = []
     changes: Counter[str] = Counter()
     broken: dict[str, list[str]] = {}
-    with (progress or Silent()).task("reading images", sum(map(len, files.values()))) as task:
+    with (progress or Silent()).task("reading images", total) as task:
         for name, paths in files.items():
             for path in paths:
                 try:
@@ -77,14 +78,14 @@ def read_images(
                 except UnreadableError as error:
                     broken.setdefault(name, []).append(f"{path.relative_to(folder).as_posix()} ({error})")
                 else:
-                    pixels.append(picture)
+                    pixels[len(names)] = picture
                     labels.append(contract.classes.index(name))
                     names.append(path.relative_to(folder).as_posix())
                     changes.update(done)
                 task.advance()
     _enough(files, broken, folder)
     findings += _report(broken, changes, len(names))
-    return Images(torch.from_numpy(np.stack(pixels)), torch.tensor(labels), tuple(names)), tuple(findings)
+    return Images(torch.from_numpy(pixels[: len(names)]), torch.tensor(labels), tuple(names)), tuple(findings)
 
 
 def split(images: Images, seed: int, fractions: Sequence[float] = FRACTIONS) -> Splits:

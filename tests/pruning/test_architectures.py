@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import architectures
 from benchmarks.architectures import measure
 
 NETWORKS = {
@@ -26,3 +27,11 @@ def test_cut_exactly_or_refused(spec: str) -> None:
     row = measure(spec, size=64 if spec == "squeezenet1_1" else 32, layers=3)
     assert row["result"] == NETWORKS[spec], row
     assert row["result"] == "exact" or row["why the rest stays"], row
+
+
+def test_every_convolutional_classifier_of_torchvision_is_in_the_matrix() -> None:
+    import torchvision
+
+    named = set(torchvision.models.list_models(module=torchvision.models))
+    transformers = {name for name in named if name.startswith(("vit_", "swin_"))}
+    assert named - transformers <= set(architectures.NETWORKS)
