@@ -5,7 +5,7 @@
     J         = L_u + w L_c                          what a cut is really worth is how far J falls
 
 Each round evaluates the `candidates` best guesses with the filter closed, and closes the one with the lowest J, if J
-falls by `least` of itself and accuracy on the split made for choosing holds. When no cut pays any more, what is still
+falls by `least` of itself and what is said of clean images holds. When no cut pays any more, what is still
 strangely easy in the network as it is now is looked for, and the rounds go on with that as well. A score without the
 clean term cuts the stem first; a guess that nobody checks is wrong as often as right.
 """
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from harden.network import Classifier, Unit, as_logits, close, closed, predict
 from harden.pruning.greedy import Lookout, openings
+from harden.pruning.likeness import Likeness
 from harden.pruning.spare import Spare
 from harden.scoring.folded import folded
 from harden.scoring.gate import Gate
@@ -44,11 +45,8 @@ class GateSearch:
     """Share of J that a cut has to win."""
     max_accuracy_drop: float = 0.015
     """Absolute, on the split made for choosing, of all cuts together."""
-    max_loss_rise: float = 0.1
-    """As a share of the clean loss (of `unsure` at least) on the split made for choosing: it notices what a few images
-    do not, above all where the network was trained on them.
-    """
-    unsure: float = 0.3
+    apart: float = 0.06
+    """How far all cuts together may move what is said of mixed images, in nats (see likeness)."""
     max_rounds: int = 8
     again: Again = field(default_factory=lambda: Again(steps=60))
     """How what is left is looked for, once no cut pays any more."""
@@ -68,7 +66,7 @@ class GateSearch:
         alive = openings(copy, parts)
         triggers = list(evidence.triggers)
         lookout = Lookout(splits.choose, attacked(triggers, splits.choose))
-        start = lookout(copy)
+        start, likeness = lookout(copy), Likeness(copy, splits.tune, run.seed)
         rounds: list[Round] = []
         because = f"{self.max_rounds} rounds done"
         with run.progress.task("looking for guilty filters", self.max_rounds) as task:
@@ -79,7 +77,7 @@ class GateSearch:
                 twins = attacked(triggers, clean).images
                 twins = twins.take(torch.randperm(len(twins), generator=generator)[: self.images])
                 number = len(rounds) + 1
-                make = partial(self._cut, copy, parts, alive, clean, twins, start, lookout, number)
+                make = partial(self._cut, copy, parts, alive, clean, twins, start, lookout, likeness, number)
                 seen = run.step(f"round {number}", make)
                 if seen is None:
                     because = f"no cut wins {self.least:.0%} of the loss and keeps the accuracy"
@@ -115,6 +113,7 @@ class GateSearch:
         twins: Images,
         start: Round,
         lookout: Lookout,
+        likeness: Likeness,
         number: int,
     ) -> Round | None:
         """The best cut of this round; None if none is worth it."""
@@ -125,16 +124,11 @@ class GateSearch:
                 return None
             with closed(parts, [filter]):
                 seen = lookout(model, number, (filter,), now - worth)
-            if self._harmless(start, seen):
+                moved = likeness.apart(model)
+            lost = start.accuracy.hits - seen.accuracy.hits
+            if lost <= self.max_accuracy_drop * start.accuracy.total and moved <= self.apart:
                 return seen
         return None
-
-    def _harmless(self, start: Round, seen: Round) -> bool:
-        """What clean images say of all cuts together."""
-        lost = start.accuracy.hits - seen.accuracy.hits
-        rise = seen.clean_loss - start.clean_loss
-        allowed = self.max_loss_rise * max(start.clean_loss, self.unsure)
-        return lost <= self.max_accuracy_drop * start.accuracy.total and rise <= allowed
 
     def _worth(self, model: Classifier, clean: Images, twins: Images) -> float:
         """J."""

@@ -2,7 +2,8 @@
 
     cost_i = 1/2 mean_n (dL_n / dg_ni)^2          what closing filter i would cost   (guard.costs)
     group  = the `align` cheapest open filters of a layer that is free to lose them
-    spare  = groups, the cheapest per filter first, while the sum of their costs stays under `most` of the loss
+    spare  = groups, the cheapest per filter first, while the sum of their costs stays under `most` of the loss, and
+             what is said of mixed images where it was   (likeness)
 
 Only convolutions whose channels are theirs alone are asked: out of a residual stream nothing goes unnoticed. The
 accuracy guard of the surgery has the last word on each layer.
@@ -10,14 +11,16 @@ accuracy guard of the surgery has the last word on each layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from harden.network import Classifier, as_logits, close, predict, units
+from harden.network import Classifier, as_logits, close, closed, predict, units
 from harden.pruning import guard
+from harden.pruning.likeness import Likeness
 from harden.pruning.surgery import cuttable
 from harden.types import Filter, Run, Splits
 
@@ -35,6 +38,10 @@ class Spare:
     align: int = 8
     first: float = 0.1
     """Of the clean loss, for the cheapest group alone: something always goes, if the accuracy guard allows it."""
+    apart: float = 0.01
+    """How far they may move what is said of mixed images, in nats; if none keeps to that, the one that moves it least
+    goes alone.
+    """
 
     def __call__(self, model: Classifier, splits: Splits, guilty: Collection[Filter], run: Run) -> tuple[Filter, ...]:
         """Whole groups of filters; those of the guilty that share a layer with a group count towards it."""
@@ -56,10 +63,16 @@ class Spare:
             for start, end in zip([0, *ends], ends, strict=False):
                 chosen = ranked[start:end]
                 groups.append((float(sum(costs[f.layer][f.index] for f in chosen)), chosen))
+        likeness = Likeness(model, splits.tune, run.seed)
         spare: list[Filter] = []
+        least: tuple[float, list[Filter]] = math.inf, []
         for cost, group in sorted(groups, key=lambda pair: (pair[0] / len(pair[1]), pair[1])):
             if cost > (allowed if spare else max(allowed, self.first * loss)):
                 break
-            allowed -= cost
-            spare += [f for f in group if f not in gone]
-        return tuple(spare)
+            with closed(parts, [*spare, *group]):
+                moved = likeness.apart(model)
+            least = min(least, (moved, group))
+            if moved <= self.apart:
+                allowed -= cost
+                spare += [f for f in group if f not in gone]
+        return tuple(spare or [f for f in least[1] if f not in gone])

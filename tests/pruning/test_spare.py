@@ -20,7 +20,7 @@ LAYERS = ["stem.0", "middle.0", "middle.3.0"]  # of "plain": 8, 12 and 8 filters
 
 
 def spare(model: Classifier, *guilty: Filter, most: float = EVERYTHING, layer: float = 0.5) -> tuple[Filter, ...]:
-    return Spare(most, layer, align=4, first=0.0)(model, splits(), guilty, Run())
+    return Spare(most, layer, align=4, first=0.0, apart=1e6)(model, splits(), guilty, Run())
 
 
 def cut(model: Classifier, proposal: Proposal, price: float = 1.0) -> Pruned:

@@ -1,0 +1,34 @@
+"""How far a network's word has moved from what it was, on pictures that nobody was trained on.
+
+    u          pictures made of two clean ones, one shining through the other        f0, f  the network before and now
+    apart(f) = mean over u of KL( softmax f0(u) || softmax f(u) )
+
+Accuracy on a handful of images moves in steps of a point or so, and hardly at all where the network was trained on
+these very images. A mixture has no label, but the network before can be asked about it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from harden.network import Classifier, as_logits, predict
+from harden.repair.augment import mixed
+from harden.types import Images
+
+ENOUGH = 256
+
+
+class Likeness:
+    """What a network says of some mixtures, to hold others against."""
+
+    def __init__(self, model: Classifier, images: Images, seed: int, count: int = ENOUGH) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        first, second = torch.randint(len(images), (2, count), generator=generator)
+        self.pixels = mixed(images.take(first).pixels, images.take(second).pixels, generator)
+        self.said = as_logits(predict(model, self.pixels)).log_softmax(1)
+
+    def apart(self, model: Classifier) -> float:
+        """In nats; 0 for the network itself."""
+        says = as_logits(predict(model, self.pixels)).log_softmax(1)
+        return float(F.kl_div(says, self.said, reduction="batchmean", log_target=True))
