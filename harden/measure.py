@@ -10,7 +10,7 @@ Every figure is a count:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,9 +87,10 @@ def classes(answer: Answer, images: Images) -> Tensor:
     return torch.cat(said) if said else torch.zeros(0, dtype=torch.long)
 
 
-def batches(images: Images) -> list[Images]:
-    """In their order, so many at a time that triggered twins of all of them never stand in memory together."""
-    return [images.take(index) for index in torch.arange(len(images)).split(BATCH)] if len(images) else []
+def batches(images: Images) -> Iterator[Images]:
+    """In their order, so many at a time that neither copies nor triggered twins of all stand in memory together."""
+    for index in torch.arange(len(images)).split(BATCH) if len(images) else ():
+        yield images.take(index)
 
 
 def onnx_answer(model: OnnxModel, contract: Contract) -> Answer:
