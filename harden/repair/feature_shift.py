@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harden.head import NO_HEAD, head
 from harden.network import Classifier
 from harden.repair.augment import Augment
-from harden.repair.head import NO_HEAD, head
 from harden.repair.losses import cross_entropy
 from harden.repair.train import Schedule, fit, or_as_it_was
 from harden.repair.ulrl import redraw_rows

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harden.head import NO_HEAD, head
 from harden.network import Classifier
 from harden.repair.augment import Augment
-from harden.repair.head import NO_HEAD, head
 from harden.repair.losses import accuracy, cross_entropy
 from harden.repair.train import Schedule, fit, or_as_it_was
 from harden.repair.unlearn import Unlearn

@@ -14,16 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from harden.head import head
 from harden.network import Classifier, predict
 from harden.types import Images
-
-
-def head(model: Classifier) -> nn.Linear | None:
-    """The last linear layer, if its outputs are the logits."""
-    layers = [m for m in model.network.modules() if isinstance(m, nn.Linear)]
-    return layers[-1] if layers and layers[-1].out_features == model.contract.num_classes else None
 
 
 def displacements(model: Classifier, images: Images, quantile: float = 0.9, steps: int = 2000) -> Tensor | None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from harden.bench import cell as bench_cell
 from harden.errors import HardenError
+from harden.head import NO_HEAD
 from harden.methods import METHODS
 from harden.network import Classifier, close, predict, units
-from harden.repair.head import NO_HEAD
 from harden.triggers.nothing import Nothing
 from harden.types import Contract, Evidence, Images, Method, Run, Splits
 from tests.methods.test_auto import quick as quick_auto

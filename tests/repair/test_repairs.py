@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harden.head import head
 from harden.network import Classifier, classifier, predict
 from harden.repair.ascent import Ascent
 from harden.repair.edit import EditLateLayers
 from harden.repair.feature_shift import FeatureShift
 from harden.repair.fine_tune import FineTune, sharpness_aware
-from harden.repair.head import head
 from harden.repair.implicit import ImplicitUnlearning
 from harden.repair.losses import accuracy
 from harden.repair.shared import SharedAdversarial, jensen_shannon, log_not

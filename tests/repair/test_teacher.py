@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harden.head import head
 from harden.network import Classifier, predict
-from harden.repair.head import head
 from harden.repair.immunise import Immunise
 from harden.repair.teacher import Teacher, accused, excess
 from harden.repair.train import Schedule

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harden.head import head
 from harden.network import Classifier
-from harden.triggers.displacement import displacements, head
+from harden.triggers.displacement import displacements
 from harden.types import Contract, Images
 from tests.planted import Planted, pictures
 from tests.pruning.nets import network
