@@ -1,8 +1,8 @@
 """What the suspect says of clean images, as far as it can be believed.
 
     W(y)     the classes that a trigger makes of an image with label y, but for y itself: the accused
-    s_t      least s >= 0 with mean over y != t of softmax(z - s e_t)_t <= median over free classes k of
-             mean over y != k of softmax(z)_k                                  z  the suspect's logits for clean images
+    s_t      least s >= 0 with mean over y != t of softmax(z - s e_t)_t <= usual     z  suspect, clean images
+    usual    median over free classes k of mean over y != k of softmax(z)_k, or 0.02 if that is more
     g(x)     z - sum_{t in W(y)} s_t e_t, and where z is largest for a t in W(y): that t at the least of z
 
 A backdoor does not sleep soundly. What its trigger resembles is given the target on clean images too, be it a white
@@ -24,6 +24,8 @@ from harden.types import Images, Trigger
 HALVINGS = 40
 MOST = 20.0
 """Logits."""
+NATURAL = 0.02
+"""Of two classes that are both hardly ever said of others, the one that is said ten times as often is not strange."""
 
 
 class Teacher:
@@ -73,8 +75,9 @@ def excess(logits: Tensor, labels: Tensor, wrong: Tensor) -> Tensor:
 
     asked = [k for k in range(classes) if bool(others[:, k].any())]
     free = sorted(mistaken(k) for k in asked if not bool(wrong[:, k].any()))
-    for k in asked if free else []:
-        if bool(wrong[:, k].any()) and mistaken(k) > (usual := free[len(free) // 2]):
+    usual = max(NATURAL, free[len(free) // 2]) if free else 1.0
+    for k in asked:
+        if bool(wrong[:, k].any()) and mistaken(k) > usual:
             low, high = 0.0, MOST
             for _ in range(HALVINGS):
                 middle = (low + high) / 2

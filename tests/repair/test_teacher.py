@@ -74,6 +74,9 @@ def test_an_accused_class_falls_until_it_is_said_as_often_as_the_usual_class_and
     assert fall.nonzero().flatten().tolist() == [3]
     assert mistaken(logits - fall)[3] == pytest.approx(free[2], abs=1e-3)
     assert not excess(logits, labels, accused([aimed_at(0)], labels, 5)).any(), "said seldom enough"
+    sure = logits + 9 * torch.nn.functional.one_hot(labels, 5)
+    assert mistaken(sure)[3] > 2 * max(mistaken(sure)[k] for k in (0, 1, 2, 4))
+    assert not excess(sure, labels, accused([aimed_at(3)], labels, 5)).any(), "ten times next to nothing is nothing"
     assert not excess(logits, labels, accused([aimed_at(None, by=1)], labels, 5)).any(), "all-to-all: nothing is usual"
 
 
