@@ -85,7 +85,7 @@ def at_random(name: str, size: int = 224) -> None:
 
 def told(attempts: tuple[Attempt, ...], ended_by: str, took: float) -> None:
     """Every attempt, and which budget ended the search."""
-    print("| of every layer | kB | times as fast | reached | right of those held back |\n|---|---|---|---|---|")
+    print("| of all filters | kB | times as fast | reached | right of those held back |\n|---|---|---|---|---|")
     for a in attempts:
         right = "" if a.accuracy is None else f"{a.accuracy.hits} of {a.accuracy.total}"
         speed = f"{a.speedup:.2f} (at least {a.speedup_low:.2f})"

@@ -24,14 +24,21 @@ def count_parameters(module: nn.Module) -> int:
 
 def count_macs(module: nn.Module, input_size: Sequence[int]) -> int:
     """What one image of this size (channels, height, width) costs."""
-    total = 0
+    return sum(macs_by_layer(module, input_size).values())
+
+
+def macs_by_layer(module: nn.Module, input_size: Sequence[int]) -> dict[str, int]:
+    """The same, for each convolution and linear layer."""
+    names = {layer: name for name, layer in module.named_modules()}
+    total: dict[str, int] = {}
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
+        macs = 0
         if isinstance(layer, nn.Conv2d):
-            total += output[0].numel() * layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+            macs = output[0].numel() * layer.in_channels // layer.groups * math.prod(layer.kernel_size)
         elif isinstance(layer, nn.Linear):
-            total += output[0].numel() * layer.in_features
+            macs = output[0].numel() * layer.in_features
+        total[names[layer]] = total.get(names[layer], 0) + macs
 
     handles = [m.register_forward_hook(count) for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     sample = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(0))

@@ -226,9 +226,10 @@ class LayerWidth:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One share of every layer that was cut to keep to a budget."""
+    """One cut that was tried to keep to a budget."""
 
     share: float
+    """Of all filters that are gone."""
     bytes: int
     speedup: float
     speedup_low: float

@@ -1,12 +1,20 @@
 """Smaller and faster until a budget holds: after the guilty filters, the least useful ones go too.
 
-    cost_c    what closing channel c would cost: the guard's estimate, summed over all filters that share the channel
-    s         share of every layer that goes, cheapest channels first, rounded so that what is left is aligned
-    reached   the file exported from it is so small, or so fast in turns with the original's, beyond chance
+    u         mixtures of clean images, each with a label drawn from what the network says of it
+    cost_c    what closing channel c would cost: the guard's estimate on u, which is half the Fisher information, summed
+              over all filters that share the channel; so the distance from what the network says, not from a few labels
+    block     the cheapest channels of a layer that are left, so many that what remains is aligned
+    gain      multiplications (or weights) that go with a block; for speed, times the layer's seconds for each of them,
+              measured with half of that layer gone
+    path      all blocks, by cost / gain
+    reached   the file exported from the network without the first n blocks is so small, or so fast in turns with the
+              original's, beyond chance
 
-The least s that reaches the budget is found by halving: speed and size depend on shapes alone, so nothing is trained
-meanwhile. Then the weights relearn, and if accuracy fell by more than max_drop, s goes back until it holds: the result
-says which budget ended the search.
+The least n that reaches the budget is found by halving: speed and size depend on shapes alone, so nothing is trained
+meanwhile. Layers do not add up, though: a runtime may gain nothing from one narrow layer and much from two in a row. So
+blocks are given back one by one, the dearest first, as long as the budget holds without them. Then the weights relearn,
+and if accuracy fell by more than max_drop, the last quarter of the path is given back until it holds: the result says
+which budget ended the search.
 
     accuracy   each fold of the images (to tune and to choose) is judged by a network that relearned from the others
 
@@ -18,28 +26,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from harden.counting import macs_by_layer
 from harden.data import together
 from harden.errors import UsageError
 from harden.network import Classifier, Unit, units
 from harden.pruning import guard
 from harden.pruning.channels import Reach
+from harden.pruning.likeness import named
 from harden.pruning.surgery import Graph, operate
-from harden.types import Attempt, Filter, Images, Proposal, Pruned, Rate, Run, Splits
+from harden.types import Attempt, Filter, Images, Proposal, Pruned, Rate, Run, Splits, Task
 from harden_export.candidate import Stopwatch
 
 MOST = 0.9
 """Of a layer: beyond that, little is left to relearn with."""
-FINEST = 0.03
-"""Shares that differ by less give the same aligned widths."""
 BACKWARDS = 3
-"""Smaller shares that are tried when accuracy does not hold."""
+"""Smaller cuts that are tried when accuracy does not hold."""
+PROBED = 16
+"""Layers that are timed one by one, those with the most work; the others are taken to be as fast as these are."""
+DOUBT = 3.0
+"""A layer that seems so many times faster or slower than most is taken to be that, and no more: timings are noisy."""
+MIXTURES = 512
+"""Pictures that the costs are measured on."""
 FOLDS = 3
 Relearn = Callable[[Classifier, Images], object]
 """Moves the weights of a cut network in place, by these images."""
@@ -56,7 +70,9 @@ class Budget:
     """Of accuracy against the original, on images held back from relearning."""
     threads: int = 1
     tries: int = 6
-    """Networks that are exported and timed."""
+    """Networks that are exported and timed on the way to the budget."""
+    returns: int = 12
+    """And such as are tried with a block given back."""
     seconds: float = 1.0
     """For the timing of each."""
     provider: str = "cpu"
@@ -87,11 +103,12 @@ def shrink(
     """Cuts the guilty filters and then as many useless ones as the budget asks for and accuracy allows."""
     if budget.speedup is None and budget.max_bytes is None:
         raise UsageError("a budget needs a speed-up or a size.", hint="Give --target-speedup or --max-size.")
-    layers = _layers(model, splits, proposal, align)
+    layers = _layers(model, splits, proposal, run, align)
+    every = sum(unit.width for unit in units(model).values())
     attempts: list[Attempt] = []
 
-    def cut(share: float) -> Pruned:
-        more = [Filter(*filter) for layer in layers for filter in layer.cheapest(share)]
+    def cut(blocks: Sequence[_Block]) -> Pruned:
+        more = [Filter(block.layer, channel) for block in blocks for channel in block.channels]
         done = _operate(model, proposal, more, splits, run, align)
         return replace(done, stopped_because=proposal.stopped_because)
 
@@ -103,27 +120,46 @@ def shrink(
         provider=budget.provider,
     ) as stopwatch:
 
-        def attempt(share: float) -> tuple[Pruned, Attempt]:
-            pruned = cut(share)
+        def attempt(blocks: Sequence[_Block]) -> tuple[Pruned, Attempt]:
+            pruned = cut(blocks)
             found = stopwatch(pruned.module)
             reached = found.reaches(speedup=budget.speedup, max_bytes=budget.max_bytes)
-            speed = found.latency
-            return pruned, Attempt(share, found.bytes, speed.speedup, speed.speedup_low, reached)
+            speed, gone = found.latency, len(pruned.removed) / every
+            return pruned, Attempt(gone, found.bytes, speed.speedup, speed.speedup_low, reached)
 
-        with run.progress.task("budget", budget.tries) as task:
-            low, high, best = 0.0, MOST, None
-            share = _guess(budget, stopwatch.original.bytes)
-            while len(attempts) < budget.tries and high - low > FINEST and time.monotonic() < run.deadline:
-                pruned, tried = attempt(share)
+        with run.progress.task(
+            "budget", min(len(layers), PROBED) * (budget.speedup is not None) + budget.tries
+        ) as task:
+            path = _path(layers, _rates(layers, cut, stopwatch, run, task) if budget.speedup is not None else {})
+            low, high, best = 0, len(path), None
+            count = _guess(path, budget, stopwatch.original.bytes)
+            while len(attempts) < budget.tries and high - low > (best is not None) and time.monotonic() < run.deadline:
+                pruned, tried = attempt(path[:count])
                 attempts.append(tried)
-                task.advance(note=f"{100 * share:.0f} % of every layer: {tried.speedup:.2f} times as fast")
+                task.advance(1, f"{100 * tried.share:.0f} % of all filters: {tried.speedup:.2f} times as fast")
                 if tried.reached:
-                    high, best = share, (pruned, tried)
+                    high, best = count, (pruned, tried)
+                elif count == len(path):
+                    break
                 else:
-                    low = share
-                share = (low + high) / 2
+                    low = count
+                count = (low + high + 1) // 2 if best is None else (low + high) // 2
+            blocks = path[: high if best is not None else len(path)]
+            needed: set[str] = set()  # layers that can give nothing back
+            for _ in range(budget.returns if best is not None else 0):
+                last = _dearest(blocks, needed)
+                if last is None or time.monotonic() > run.deadline:
+                    break
+                without = [block for block in blocks if block is not last]
+                pruned, tried = attempt(without)
+                attempts.append(tried)
+                task.advance(1, f"without {len(last.channels)} of {last.layer}: {tried.speedup:.2f} times as fast")
+                if tried.reached:
+                    blocks, best = without, (pruned, tried)
+                else:
+                    needed.add(last.layer)
         if best is None:
-            best = attempt(MOST)
+            best = attempt(blocks)
             attempts.append(best[1])
         pruned, tried = best
         for step in range(BACKWARDS + 1):
@@ -136,14 +172,24 @@ def shrink(
                 return Shrunk(healed, tried.reached, _ended(tried, budget, step), tuple(attempts))
             if step == BACKWARDS or time.monotonic() > run.deadline:
                 break
-            pruned, tried = attempt(tried.share * 0.75)
+            blocks = blocks[: int(0.75 * len(blocks))]
+            pruned, tried = attempt(blocks)
     return Shrunk(
-        cut(0.0),
+        cut([]),
         False,
-        f"accuracy: even with {100 * tried.share:.0f} % of every layer gone it fell by more than "
+        f"accuracy: even with {100 * tried.share:.0f} % of all filters gone it fell by more than "
         f"{100 * budget.max_drop:g} points, so only the guilty filters went",
         tuple(attempts),
     )
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Channels that go together, so that an aligned number is left."""
+
+    layer: str
+    channels: tuple[int, ...]
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -151,18 +197,19 @@ class _Layer:
     """The channels of one coupling set, by one convolution that writes them."""
 
     name: str
-    width: int
-    order: tuple[int, ...]
+    blocks: tuple[_Block, ...]
     """Cheapest first, the guilty before all others."""
-    align: int
+    work: float
+    """Multiplications that go with each channel."""
+    weights: float
+    """Parameters that go with each channel."""
 
-    def cheapest(self, share: float) -> list[tuple[str, int]]:
-        """The channels that go, so that an aligned number is left and at least one block of them."""
-        left = max(self.align, round(self.width * (1 - share) / self.align) * self.align)
-        return [(self.name, channel) for channel in self.order[: max(0, self.width - left)]] if share else []
+    @property
+    def half(self) -> tuple[_Block, ...]:
+        return self.blocks[: -(-len(self.blocks) // 2)]
 
 
-def _layers(model: Classifier, splits: Splits, proposal: Proposal, align: int) -> list[_Layer]:
+def _layers(model: Classifier, splits: Splits, proposal: Proposal, run: Run, align: int) -> list[_Layer]:
     """Every set of coupled channels that can be cut, once."""
     parts = units(model)
     example = splits.tune.pixels[:1].to(model.mean.device)
@@ -170,7 +217,9 @@ def _layers(model: Classifier, splits: Splits, proposal: Proposal, align: int) -
     graph = Graph.of(network, ((example - model.mean) / model.std).double())
     if isinstance(graph, str):
         raise UsageError(f"no budget can be kept: this network cannot be cut ({graph}).")
-    costs = guard.costs(model, parts, splits.tune)
+    costs = guard.costs(model, parts, named(model, splits.tune, run.seed, MIXTURES))
+    macs = macs_by_layer(model.network, model.contract.input_size)
+    weights = {name: sum(p.numel() for p in module.parameters()) for name, module in model.network.named_modules()}
     guilty = set(proposal.guilty)
     found: list[_Layer] = []
     seen: set[str] = set()
@@ -181,19 +230,74 @@ def _layers(model: Classifier, splits: Splits, proposal: Proposal, align: int) -
         if reach.obstacle:
             continue  # operate() says why, should a guilty filter be in it
         seen.update(station.name for station in reach.stations if station.end == "out")
-        found.append(_Layer(name, reach.width, _order(reach, parts, costs, guilty), align))
+        blocks = _blocks(reach, _ranked(reach, parts, costs, guilty), align)
+        if blocks:
+            found.append(_Layer(name, blocks, _with_each(reach, macs), _with_each(reach, weights)))
     return found
 
 
-def _order(
-    reach: Reach, parts: Mapping[str, Unit], costs: Mapping[str, Tensor], guilty: set[Filter]
-) -> tuple[int, ...]:
-    def key(channel: int) -> tuple[bool, float, int]:
-        filters = [Filter(*row) for row in reach.rows([channel]) if row[0] in parts]
-        cost = sum((float(costs[f.layer][f.index]) for f in filters), start=0.0)
-        return not guilty & set(filters), cost, channel
+def _with_each(reach: Reach, amounts: Mapping[str, int]) -> float:
+    """How much of these amounts, by layer, goes with one of the channels."""
+    parts = (amounts.get(s.name, 0) * len(s.positions) / s.size for s in reach.stations)
+    return sum(parts) / reach.width
 
-    return tuple(sorted(range(reach.width), key=key))
+
+def _blocks(reach: Reach, ranked: Sequence[tuple[int, float]], align: int) -> tuple[_Block, ...]:
+    """As many as may go: one block of channels stays at least."""
+    found, start = [], 0
+    width = reach.width
+    for left in range((width - 1) // align * align, 0, -align):
+        if width - left > MOST * width:
+            break
+        some = ranked[start : width - left]
+        found.append(_Block(reach.layer, tuple(channel for channel, _ in some), sum(cost for _, cost in some)))
+        start = width - left
+    return tuple(found)
+
+
+def _rates(
+    layers: Sequence[_Layer],
+    cut: Callable[[Sequence[_Block]], Pruned],
+    stopwatch: Stopwatch,
+    run: Run,
+    task: Task,
+) -> dict[str, float]:
+    """What a multiplication costs in each layer, as a share of the original's time; only their ratios are used."""
+    rates: dict[str, float] = {}
+    for layer in sorted(layers, key=lambda layer: -layer.work * len(layer.blocks))[:PROBED]:
+        if time.monotonic() > run.deadline:
+            break
+        saved = 1 - 1 / stopwatch(cut(layer.half).module).speedup
+        rates[layer.name] = saved / max(1.0, layer.work * sum(len(block.channels) for block in layer.half))
+        task.advance(1, f"{layer.name}: half of it is {100 * saved:.0f} % of the time")
+    usual = sorted(rates.values())[len(rates) // 2] if rates else 1.0
+    if usual <= 0:
+        return {}
+    held = {name: min(max(rate, usual / DOUBT), usual * DOUBT) for name, rate in rates.items()}
+    return {layer.name: held.get(layer.name, usual) for layer in layers}
+
+
+def _path(layers: Sequence[_Layer], rates: Mapping[str, float]) -> list[_Block]:
+    """All blocks, the least loss for what is gained first; by weights where nothing was timed."""
+
+    def price(layer: _Layer, block: _Block) -> float:
+        gain = layer.work * rates[layer.name] if layer.name in rates else layer.weights
+        return block.cost / max(gain * len(block.channels), 1e-30)
+
+    priced = [(price(layer, b), layer.name, i, b) for layer in layers for i, b in enumerate(layer.blocks)]
+    return [block for *_, block in sorted(priced, key=lambda entry: entry[:3])]
+
+
+def _ranked(
+    reach: Reach, parts: Mapping[str, Unit], costs: Mapping[str, Tensor], guilty: set[Filter]
+) -> list[tuple[int, float]]:
+    """Every channel and what it costs, the cheapest first; the guilty cost nothing, since they go in any case."""
+
+    def cost(channel: int) -> float:
+        filters = [Filter(*row) for row in reach.rows([channel]) if row[0] in parts]
+        return 0.0 if guilty & set(filters) else sum(float(costs[f.layer][f.index]) for f in filters)
+
+    return sorted(((channel, cost(channel)) for channel in range(reach.width)), key=lambda pair: (pair[1], pair[0]))
 
 
 def _operate(model: Classifier, proposal: Proposal, more: list[Filter], splits: Splits, run: Run, align: int) -> Pruned:
@@ -238,16 +342,22 @@ def _sum(one: Rate, other: Rate) -> Rate:
     return Rate(one.hits + other.hits, one.total + other.total)
 
 
-def _guess(budget: Budget, original: int) -> float:
-    """Work and weights fall with the square of the widths."""
+def _dearest(blocks: Sequence[_Block], needed: Collection[str]) -> _Block | None:
+    """Of the blocks that may come back, the last one of each layer, the one that costs most."""
+    last = {block.layer: block for block in blocks}
+    return max((b for b in last.values() if b.layer not in needed), key=lambda b: (b.cost, b.layer), default=None)
+
+
+def _guess(path: Sequence[_Block], budget: Budget, original: int) -> int:
+    """How many blocks to try first: work and weights fall with the square of the widths."""
     wanted = max(budget.speedup or 1.0, original / budget.max_bytes if budget.max_bytes else 1.0)
-    return min(MOST, max(FINEST, 1 - 1 / math.sqrt(wanted)))
+    return min(len(path), max(1, round((1 - 1 / math.sqrt(wanted)) * len(path))))
 
 
 def _ended(tried: Attempt, budget: Budget, step: int) -> str:
     if step:
         return (
-            f"accuracy: it held with {100 * tried.share:.0f} % of every layer gone, "
+            f"accuracy: it held with {100 * tried.share:.0f} % of all filters gone, "
             f"{tried.speedup:.2f} times as fast and {tried.bytes} bytes"
         )
     reached = [
@@ -255,8 +365,8 @@ def _ended(tried: Attempt, budget: Budget, step: int) -> str:
         *([f"at most {budget.max_bytes} bytes"] if budget.max_bytes is not None else []),
     ]
     if tried.reached:
-        return f"reached: {' and '.join(reached)}, with {100 * tried.share:.0f} % of every layer gone"
+        return f"reached: {' and '.join(reached)}, with {100 * tried.share:.0f} % of all filters gone"
     return (
-        f"out of reach: {' and '.join(reached)}; with {100 * tried.share:.0f} % of every layer gone it is "
+        f"out of reach: {' and '.join(reached)}; with {100 * tried.share:.0f} % of all filters gone it is "
         f"{tried.speedup:.2f} times as fast and has {tried.bytes} bytes"
     )

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from harden.network import Classifier, Unit, as_logits, close, closed, predict
 from harden.pruning.greedy import Lookout, openings
+from harden.pruning.guard import Standing, standing
 from harden.pruning.likeness import Likeness
 from harden.pruning.spare import Spare
 from harden.scoring.folded import folded
@@ -45,7 +46,7 @@ class GateSearch:
     """Share of J that a cut has to win."""
     max_accuracy_drop: float = 0.015
     """Absolute, on the split made for choosing, of all cuts together."""
-    apart: float = 0.06
+    apart: float = 0.04
     """How far all cuts together may move what is said of mixed images, in nats (see likeness)."""
     max_rounds: int = 8
     again: Again = field(default_factory=lambda: Again(steps=60))
@@ -66,7 +67,8 @@ class GateSearch:
         alive = openings(copy, parts)
         triggers = list(evidence.triggers)
         lookout = Lookout(splits.choose, attacked(triggers, splits.choose))
-        start, likeness = lookout(copy), Likeness(copy, splits.tune, run.seed)
+        first, likeness = lookout(copy), Likeness(copy, splits.tune, run.seed)
+        start = standing(copy, splits.choose)
         rounds: list[Round] = []
         because = f"{self.max_rounds} rounds done"
         with run.progress.task("looking for guilty filters", self.max_rounds) as task:
@@ -97,7 +99,7 @@ class GateSearch:
                 task.advance(1, f"{seen.closed[0]}, accuracy {seen.accuracy}, attack success {seen.attack_success}")
         guilty = tuple(f for r in rounds for f in r.closed)
         spare = self.spare(model, splits, guilty, run) if self.spare is not None else ()
-        return Proposal(guilty, (start, *rounds), because, spare=spare)
+        return Proposal(guilty, (first, *rounds), because, spare=spare)
 
     def _left(self, model: Classifier, images: Images, evidence: Evidence, generator: torch.Generator) -> list[Trigger]:
         """What is still strangely easy in the network as it is now."""
@@ -111,7 +113,7 @@ class GateSearch:
         alive: Mapping[str, torch.Tensor],
         clean: Images,
         twins: Images,
-        start: Round,
+        start: Standing,
         lookout: Lookout,
         likeness: Likeness,
         number: int,
@@ -125,8 +127,8 @@ class GateSearch:
             with closed(parts, [filter]):
                 seen = lookout(model, number, (filter,), now - worth)
                 moved = likeness.apart(model)
-            lost = start.accuracy.hits - seen.accuracy.hits
-            if lost <= self.max_accuracy_drop * start.accuracy.total and moved <= self.apart:
+                lost = start.lost(standing(model, lookout.clean))
+            if lost <= self.max_accuracy_drop and moved <= self.apart:
                 return seen
         return None
 

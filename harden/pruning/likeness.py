@@ -19,6 +19,14 @@ from harden.types import Images
 ENOUGH = 256
 
 
+def named(model: Classifier, images: Images, seed: int, count: int = ENOUGH) -> Images:
+    """Such mixtures, each with a label drawn from what the network says of it: to it, they are as good as the truth."""
+    pictures = Likeness(model, images, seed, count)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(pictures.said.exp().cpu(), 1, generator=generator).flatten().to(pictures.said.device)
+    return Images(pictures.pixels, drawn, tuple(str(i) for i in range(len(drawn))))
+
+
 class Likeness:
     """What a network says of some mixtures, to hold others against."""
 

@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from harden.network import Classifier, close, units
 from harden.pruning import choose, guard, proof
 from harden.pruning.channels import Ledger, Reach, Row, close_rows, closed_rows, dead_channels
+from harden.pruning.likeness import named
 from harden.types import Filter, Proposal, Refusal, Run, Splits
-
-ENOUGH = 256  # images to rank filters by: more of them change no order that matters
 
 
 class Knife(Protocol):
@@ -47,7 +45,7 @@ class Operation:
         self.guilty = self._known(proposal.guilty)
         self.original_accuracy = guard.accuracy(model, splits.choose)
         close(self.parts, self.guilty)
-        self.guard = guard.Guard(self.masked, splits.choose, max_accuracy_drop)
+        self.guard = guard.Guard(self.masked, splits, max_accuracy_drop, run.seed)
         self.inputs = proof.proof_inputs(model, splits.tune, run.seed)
         self.dtypes = {name: tensor.dtype for name, tensor in _tensors(self.masked.network)}
         self.work: nn.Module = deepcopy(self.masked.network).double()
@@ -121,11 +119,11 @@ class Operation:
         order = self._order(reach, original, channels, set())
         for size in range(most if most < reach.width else most - self.align, 0, -self.align):
             cut = order[:size]
-            if len(cut) == size and set(cut) <= channels:
-                drop = self.guard.drop([original(row) for row in reach.rows(cut)])
-                if self.guard.accepts(drop):
-                    self._cut(knife, reach, original, cut)
-                    return
+            if len(cut) < size or not set(cut) <= channels:
+                continue
+            if self.guard.accepts(self.guard.price([original(row) for row in reach.rows(cut)])):
+                self._cut(knife, reach, original, cut)
+                return
 
     def _attempt(self, knife: Knife, reach: Reach) -> str:
         """Cuts what can go; the reason why what is still there has to stay."""
@@ -159,9 +157,8 @@ class Operation:
 
     def _cost(self, filter: Filter) -> float:
         if not self.costs:
-            tune = self.splits.tune
-            few = tune.take(torch.linspace(0, len(tune) - 1, min(len(tune), ENOUGH)).long())
-            self.costs = guard.costs(self.masked, self.parts, few)
+            pictures = named(self.masked, self.splits.tune, self.run.seed)
+            self.costs = guard.costs(self.masked, self.parts, pictures)
         return float(self.costs[filter.layer][filter.index])
 
     def _largest(
@@ -174,23 +171,23 @@ class Operation:
         sizes = choose.cut_sizes(reach.width, len(wanted & set(order)), self.align)
         if not sizes:
             return f"the layer has {reach.width} filters: an aligned width would leave none"
-        drops = []
+        prices = []
         for size in choose.thinned(sizes):
             cut = order[:size]
             if len(cut) < size:
                 continue
             if set(cut) <= dead:
                 return cut
-            drops.append((size, self.guard.drop([original(row) for row in reach.rows(cut)])))
-            if self.guard.accepts(drops[-1][1]):
+            prices.append((size, self.guard.price([original(row) for row in reach.rows(cut)])))
+            if self.guard.accepts(prices[-1][1]):
                 return cut
-        if not drops:
+        if not prices:
             return f"its channel is shared with {sharing} other layers"
-        size, drop = min(drops, key=lambda pair: pair[1])
+        size, price = min(prices, key=lambda pair: pair[1])
         where = f", and out of the {sharing} other layers that share their channels" if sharing else ""
         return (
             f"{size} of the layer's {reach.width} filters would have to go to reach a multiple of {self.align}{where}: "
-            f"that costs {100 * drop:.1f} points of accuracy, and {100 * self.guard.max_accuracy_drop:.1f} are allowed"
+            f"{self.guard.refusal(price)}"
         )
 
     def _cut(self, knife: Knife, reach: Reach, original: Callable[[Row], Row], channels: list[int]) -> str:

@@ -10,7 +10,8 @@
            + distil [KL(g(x), f(x~)) + (1 + keep share) KL(g(u), f(u))] + forbid hold(f(x~), y)
 
 Every `every` epochs each family that was strange is searched again on the network as it is now, and what is found
-joins the pool. It is kept smaller than what is usual: an ordinary adversarial pattern would only cost accuracy.
+joins the pool if many images follow it. It is kept smaller than what is usual: an ordinary adversarial pattern would
+only cost accuracy.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
@@ -55,8 +56,9 @@ class Immunise:
     temperature: float = 2.0
     forbid: float = 2.0
     """How much dearer it is to call a triggered image the target than to make any other mistake."""
-    again: Again = field(default_factory=lambda: Again(within=1.5))
-    """How new stand-ins are looked for: smaller than an ordinary adversarial pattern is."""
+    again: Again = field(default_factory=lambda: Again(within=1.5, follow=0.3))
+    """How new stand-ins are looked for: smaller than an ordinary adversarial pattern is, and followed by many images.
+    What hardly any follow is no longer the backdoor, and to learn it would only cost accuracy."""
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4

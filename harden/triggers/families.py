@@ -194,7 +194,8 @@ class Warp:
     name: str = "warp"
     trust: float = 1.0
     success: float = 0.8
-    rate: float = 0.05
+    rate: float = 0.1
+    """Half of that gets so slowly to where most classes are that there is nothing to compare with."""
     points: int = 6
     """Control points along each side."""
 

@@ -319,6 +319,8 @@ class Again:
     steps: int = 30
     within: float = math.inf
     """If finite: the most that a change can do which is this many times smaller than the usual one."""
+    follow: float = 0.0
+    """Share of the images that such a change has to carry along: what moves fewer is nothing that was left over."""
 
     def __call__(
         self, model: Classifier, images: Images, triggers: Sequence[Trigger], generator: torch.Generator
@@ -333,6 +335,8 @@ class Again:
             search = begin(copy, families[name], aim, images, self.search, generator)
             search.bound = usual / self.within if math.isfinite(self.within) else math.inf
             search.run(self.steps)
+            if search.reached < self.follow:
+                continue
             size = search.size() if math.isinf(search.bound) else float(search.change.size().detach())
             found.append(as_trigger(families[name], aim, search.result(), {"size": size, "usual": usual}))
         return found

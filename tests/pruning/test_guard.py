@@ -13,15 +13,34 @@ from tests.pruning.nets import network, splits
 
 
 def test_the_guard_counts_what_closing_costs_and_opens_again(planted: Planted, planted_splits: Splits) -> None:
-    watch = guard.Guard(planted.model, planted_splits.choose, 0.01)
-    assert watch.before.value == 1.0
-    assert watch.drop([("conv1", 9), ("bn1", 9)]) == 0.0
+    watch = guard.Guard(planted.model, planted_splits, 0.01, seed=0)
+    assert watch.before.right == 1.0
+    nothing = watch.price([("conv1", 9), ("bn1", 9)])
+    assert nothing.drop == 0.0
+    assert nothing.apart < 1e-6
+    assert watch.accepts(nothing)
     colours = [(layer, i) for layer in ("conv1", "bn1") for i in (0, 1, 2)]
-    lost = watch.drop(colours)  # what is left is a guess
-    assert lost > 0.3
-    assert watch.accepts(0.01)
+    lost = watch.price(colours)  # what is left is a guess
+    assert lost.drop > 0.3
+    assert lost.apart > 0.3
     assert not watch.accepts(lost)
-    assert guard.accuracy(planted.model, planted_splits.choose) == watch.before
+    assert "points of accuracy" in watch.refusal(lost)
+    assert guard.standing(planted.model, planted_splits.choose) == watch.before
+
+
+def test_what_is_said_of_mixtures_counts_where_no_image_notices(planted: Planted, planted_splits: Splits) -> None:
+    watch = guard.Guard(planted.model, planted_splits, 0.01, seed=0)
+    moved = guard.Price(drop=0.0, apart=0.03)
+    assert not watch.accepts(moved)
+    assert "0.030 nats" in watch.refusal(moved)
+    assert guard.Guard(planted.model, planted_splits, 1.0, seed=0).accepts(moved), "any price"
+
+
+def test_two_images_on_the_border_are_no_loss() -> None:
+    before = guard.Standing(right=0.90, believed=0.850)
+    assert before.lost(guard.Standing(right=0.88, believed=0.849)) < 0.0011, "they changed sides by chance"
+    assert before.lost(guard.Standing(right=0.90, believed=0.700)) == 0.0, "less sure, but right"
+    assert before.lost(guard.Standing(right=0.85, believed=0.800)) > 0.04
 
 
 def test_idle_filters_cost_least(planted: Planted, planted_splits: Splits) -> None:

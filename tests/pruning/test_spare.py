@@ -99,7 +99,9 @@ def test_surgery_cuts_them(guilty: tuple[Filter, ...]) -> None:
 
 def test_of_a_group_of_groups_as_many_go_as_the_guard_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network("plain")
-    monkeypatch.setattr(guard.Guard, "drop", lambda _, rows: 0.5 if len({i for _, i in rows}) > 4 else 0.0)
+    monkeypatch.setattr(
+        guard.Guard, "price", lambda _, rows: guard.Price(0.5 if len({i for _, i in rows}) > 4 else 0.0, 0.0)
+    )
     proposal = Proposal((), spare=tuple(units(model)["middle.0"].filters()[:9]))
     assert Counter(f.layer for f in cut(model, proposal, 0.1).removed) == {"middle.0": 4}
 
