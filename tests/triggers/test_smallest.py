@@ -92,6 +92,15 @@ def test_nothing_to_find_where_the_guilty_filter_is_closed(model: Classifier) ->
     assert nothing.why == "no class was reached by any change, so there is nothing to compare"
 
 
+def test_what_hardly_any_image_follows_is_no_longer_the_backdoor(model: Classifier) -> None:
+    found = ONE_FAMILY(model, splits(), Run())
+    look = Again(ONE_FAMILY.families, steps=60, within=1.5, follow=0.3)
+    anything = replace(look, follow=0.0)
+    assert look(model, splits().tune, found.triggers, torch.Generator().manual_seed(1))
+    assert not look(closed(model), splits().tune, found.triggers, torch.Generator().manual_seed(1))
+    assert anything(closed(model), splits().tune, found.triggers, torch.Generator().manual_seed(1))
+
+
 def test_a_search_without_time_does_not_call_anything_clean(model: Classifier) -> None:
     late = ONE_FAMILY(model, splits(), Run(deadline=time.monotonic() - 1))
     assert (late.status, late.target_classes, late.triggers) == ("inconclusive", (), ())
