@@ -27,7 +27,7 @@ UNDECIDED = Verdict("inconclusive", ())
 def clean(plan: Plan, folder: Path, progress: Progress | None = None, kept: Kept | None = None) -> Report:
     """Scans, cuts, repairs, exports, measures and judges; leaves in `folder` what may ship, or what may not."""
     job, method, kept = Job.start(plan, progress or Silent()), find(plan.method, plan.method_settings), kept or Kept()
-    found = examine(plan, method, job, kept)
+    found = examine(plan, method, job, kept, leave=stages.AFTER_RECOVER)
     suspect, model, splits, evidence, triggers = (
         found.suspect,
         found.model,
@@ -84,8 +84,8 @@ class Examined:
     before: Measurement
 
 
-def examine(plan: Plan, method: Method, job: Job, kept: Kept) -> Examined:
-    """Opens the file, reads the images, looks for triggers, measures."""
+def examine(plan: Plan, method: Method, job: Job, kept: Kept, leave: float = 0.0) -> Examined:
+    """Opens the file, reads the images, looks for triggers, measures; leaves so much of a time budget unspent."""
     with job.stage("load"):
         suspect = stages.open_suspect(plan)
         model = classifier(suspect, job.run.cost).to(job.run.device)
@@ -96,7 +96,9 @@ def examine(plan: Plan, method: Method, job: Job, kept: Kept) -> Examined:
         kept.begin(lambda: key(plan, method, suspect, splits, given, job.run.device), given)
     with job.stage("recover"):
         told = () if plan.hide_trigger else given
-        evidence = kept.stage("recover", job, lambda: stages.recover(method, model, splits, told, job.run))
+        evidence = kept.stage(
+            "recover", job, lambda: stages.recover(method, model, splits, told, job.run.leaving(leave))
+        )
         triggers = stages.shown(evidence, given)
     with job.stage("measure before"):
         before = measure(model, splits.verify, triggers)

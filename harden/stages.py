@@ -41,6 +41,10 @@ from harden.types import (
     Trigger,
 )
 
+AFTER_RECOVER = 0.5
+"""Of a time budget: what a search for triggers leaves to pruning and repair; a trigger that is only known is no use."""
+AFTER_PRUNE = 0.75
+"""Of what is left then: what pruning leaves to the repair."""
 LABELS = 8192
 """Bytes of an ONNX file that are set aside for what it says about itself, besides the filters removed."""
 
@@ -138,7 +142,7 @@ def prune(method: Method, model: Classifier, splits: Splits, evidence: Evidence,
     if not units(model):
         return operate(model, Proposal((), stopped_because="the network has no convolution to prune"), splits, run)
     if method.prune is not None and evidence.status != "clean":
-        proposal = method.prune(model, splits, evidence, run)
+        proposal = method.prune(model, splits, evidence, run.leaving(AFTER_PRUNE if method.repair else 0.0))
     if plan.target_speedup is not None or plan.max_size is not None:
         return shrunk(model, proposal, splits, plan, run)
     return operate(model, proposal, splits, run, align=plan.align, max_accuracy_drop=plan.max_cut_drop)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -355,6 +356,11 @@ class Run:
     """time.monotonic() at which a stage should come to its end with the best it has."""
     step: Step = done
     """For the steps of a long stage, so that `--resume` can go on after the last one."""
+
+    def leaving(self, share: float) -> Run:
+        """The same run, which ends early enough to leave this share of the time that is left to what comes after."""
+        left = self.deadline - time.monotonic()
+        return self if math.isinf(left) or left <= 0 else replace(self, deadline=self.deadline - share * left)
 
 
 class Recoverer(Protocol):

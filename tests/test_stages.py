@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import cast
@@ -54,3 +56,12 @@ def test_a_waiver_covers_one_of_them_and_reports_name_each_once(planted: Planted
     assert found[SECOND]
     text = junit(replace(run, verdict=judged))
     assert text.count(f'name="{FIRST}"') == text.count(f'name="{SECOND}"') == 1
+
+
+def test_a_stage_leaves_a_share_of_the_time_to_what_comes_after() -> None:
+    now = time.monotonic()
+    run = Run(deadline=now + 100).leaving(0.25)
+    assert now + 74 < run.deadline <= now + 75.1
+    assert Run().leaving(0.5).deadline == math.inf
+    late = Run(deadline=now - 1)
+    assert late.leaving(0.5).deadline == late.deadline

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from harden import stages
 from harden.bench.row import Cell, Numbers, Row, save
 from harden.bench.spec import Spec, parse
 from harden.bench.zoo import ZooModel, choose, read_zoo, true_trigger
@@ -83,7 +84,8 @@ def apply(
     """Recover, prune, cut, repair, and prune again: the changed network, and what there is to tell about it."""
     original = classifier(suspect, run.cost)
     model = original.copy()
-    evidence = method.recover(original.copy(), splits, run)
+    changes = method.prune is not None or method.repair is not None
+    evidence = method.recover(original.copy(), splits, run.leaving(stages.AFTER_RECOVER if changes else 0.0))
     told: dict[str, Any] = {
         "scan_status": evidence.status,
         "scan_targets": evidence.target_classes,
@@ -96,7 +98,8 @@ def apply(
     }
     proposal, pruned = Proposal(()), None
     if method.prune is not None:
-        proposal = method.prune(model.copy(), splits, evidence, run)
+        leave = stages.AFTER_PRUNE if method.repair is not None else 0.0
+        proposal = method.prune(model.copy(), splits, evidence, run.leaving(leave))
         pruned = operate(model, proposal, splits, run)
         model = _network_of(pruned, original)
     if method.repair is not None:

@@ -243,8 +243,8 @@ def _with_each(reach: Reach, amounts: Mapping[str, int]) -> float:
 
 
 def _blocks(reach: Reach, ranked: Sequence[tuple[int, float]], align: int) -> tuple[_Block, ...]:
-    """As many as may go: one block of channels stays at least. Wide layers lose two multiples at a time: processors that
-    compute on sixteen channels at once gain nothing from eight.
+    """As many as may go: one block of channels stays at least. Wide layers lose two multiples at a time: where sixteen
+    channels are computed at once, nothing is gained from eight.
     """
     found, start = [], 0
     width = reach.width

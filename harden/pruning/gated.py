@@ -98,7 +98,8 @@ class GateSearch:
                 rounds.append(seen)
                 task.advance(1, f"{seen.closed[0]}, accuracy {seen.accuracy}, attack success {seen.attack_success}")
         guilty = tuple(f for r in rounds for f in r.closed)
-        spare = self.spare(model, splits, guilty, run) if self.spare is not None else ()
+        late = time.monotonic() > run.deadline
+        spare = self.spare(model, splits, guilty, run) if self.spare is not None and not late else ()
         return Proposal(guilty, (first, *rounds), because, spare=spare)
 
     def _left(self, model: Classifier, images: Images, evidence: Evidence, generator: torch.Generator) -> list[Trigger]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,11 @@ def change(before: int, after: int) -> str:
     return f"{100 * (after - before) / before:+.0f} %" if before else ""
 
 
+def listed(names: Sequence[str]) -> str:
+    """One, two and three."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def headline(report: Report) -> str:
     """One sentence: what was found, and what was done about it."""
     scan, cut = report.scan, report.pruned
@@ -100,11 +105,22 @@ def headline(report: Report) -> str:
         "inconclusive": "The scan could not decide whether there is a backdoor",
     }[scan.status]
     if report.command == "scan":
-        return f"{found}."
+        return f"{found}.{hurried(report)}"
     if cut is None:
-        return f"{found}; nothing was changed."
+        return f"{found}; nothing was changed.{hurried(report)}"
     masked = f" and {cut.filters_masked} switched off" if cut.filters_masked else ""
-    return f"{found}; {cut.filters_removed} of {cut.filters_total} filters were removed{masked}."
+    return f"{found}; {cut.filters_removed} of {cut.filters_total} filters were removed{masked}.{hurried(report)}"
+
+
+def hurried(report: Report) -> str:
+    """A sentence, if the time budget was too short for all that there was to do."""
+    said = {
+        "the search": report.scan.why,
+        "the pruning": report.pruned.stopped_because if report.pruned else "",
+        "the relearning": str(report.repair.get("stopped_because", "")),
+    }
+    cut_short = [name for name, why in said.items() if "time budget" in why]
+    return f" The time budget ended {listed(cut_short)} early: this is the best so far." if cut_short else ""
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ class SmallestChange:
         for s, opinion in asked.items():
             why += f"; {opinion.closed} filters closed, {opinion.follow:.0%} of the images still follow to "
             why += f"{_called(s.aim, model)} ({s.family.name}), {self.follow:.0%} or less in a backdoor"
-        if late and not guilty:
+        if late:
             why += "; the time budget ended the search early"
         return Evidence(status, targets, evidence, tuple(triggers), why)
 

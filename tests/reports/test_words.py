@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harden.reports import words
@@ -37,6 +39,15 @@ def test_a_budget_says_what_it_cost_on_images_that_it_never_saw(right: int, said
     assert told == f"Budget reached: 1.5 times. On the 400 images that only report, {said}"
     assert words.budget(with_budget(report(accuracy_after=Rate(9, 10)))) == "Budget reached: 1.5 times."
     assert words.budget(report()) == ""
+
+
+def test_who_was_hurried_says_so() -> None:
+    whole = report()
+    assert "time budget" not in words.headline(whole)
+    scan = replace(whole.scan, why=whole.scan.why + "; the time budget ended the search early")
+    hurried = replace(whole, scan=scan, repair={"stopped_because": "time budget spent"})
+    said = " The time budget ended the search and the relearning early: this is the best so far."
+    assert words.headline(hurried) == words.headline(whole) + said
 
 
 def test_nothing_measured_is_no_share() -> None:
