@@ -9,9 +9,12 @@ from harden.types import Method
 
 
 def i_bau(
-    *, rounds: int = 5, rate: float = 1e-3, batch: int = 100, fixed_point_steps: int = 5, freeze_norm: bool = False
+    *, rounds: int = 5, rate: float = 1e-3, batch: int = 100, fixed_point_steps: int = 5, freeze_norm: bool = True
 ) -> Method:
-    """As published, but on the defender's clean images where the published script uses 5,000 test images."""
+    """As published, but on the defender's clean images where the published script uses 5,000 test images, and with the
+    statistics of batch normalisation as they were: with a few hundred images they would follow the perturbed ones, and
+    accuracy fell from 84 to 35 % on a model where it is 75 % without that.
+    """
     schedule = Schedule(
         epochs=rounds, batch=batch, rate=rate, optimizer="adam", weight_decay=0.0, freeze_norm=freeze_norm
     )

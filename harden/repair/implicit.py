@@ -29,7 +29,9 @@ class ImplicitUnlearning:
     """One round is one epoch: a new perturbation, then a pass over the images."""
 
     schedule: Schedule = field(
-        default_factory=lambda: Schedule(epochs=5, batch=100, rate=1e-3, optimizer="adam", weight_decay=0.0)
+        default_factory=lambda: Schedule(
+            epochs=5, batch=100, rate=1e-3, optimizer="adam", weight_decay=0.0, freeze_norm=True
+        )
     )
     share: float = 0.01
     """Of a batch that carries the perturbation, at least one image."""
