@@ -15,6 +15,9 @@ from harden.pruning.channels import Ledger, Reach, Row, close_rows, closed_rows,
 from harden.pruning.likeness import named
 from harden.types import Filter, Proposal, Refusal, Run, Splits
 
+EASIER = 5.0
+"""How many times further what is said of mixtures may move, where nothing could go otherwise."""
+
 
 class Knife(Protocol):
     """Whatever can follow channels through a network and cut them out of it."""
@@ -100,12 +103,19 @@ class Operation:
         else:
             self.refuse(name, self._attempt(knife, reach))
 
-    def without_alignment(self, knife: Knife) -> None:
-        """Tries every layer once more, for its guilty filters alone."""
+    def ask_less_of_mixtures(self) -> None:
+        """Before every layer is tried once more."""
+        self.guard.max_apart *= EASIER
+        self._forget_refusals()
+
+    def give_up_alignment(self) -> None:
+        """Before every layer is tried once more."""
         self.align = 1
-        for name in self.layers():
-            self.layer(knife, name)
-        self.refusals = [refusal for refusal in self.refusals if self._present(refusal.filter)]
+        self._forget_refusals()
+
+    def _forget_refusals(self) -> None:
+        """Of filters that are tried again."""
+        self.refusals = [refusal for refusal in self.refusals if refusal.filter not in self.guilty]
 
     def spare(self, knife: Knife, name: str) -> None:
         """Cuts the spare channels of one layer, down to the least aligned width that the accuracy guard accepts."""

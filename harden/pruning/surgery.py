@@ -52,26 +52,35 @@ def operate(
     max_accuracy_drop   what all removals together may cost on splits.choose, besides what closing the guilty costs
     remove_coupled      filters of a residual stream may go, out of every layer that shares it, if the guard agrees
     renew_statistics    batch normalisation's statistics may be estimated again, if accuracy fell and where it helps
-    alone               where nothing at all could go in multiples, the guilty go without others: closed as they are,
-                        they cost nothing more
+    alone               where nothing at all could go, what is said of mixtures may move further, for a repair to bring
+                        back; and where that does not help either, the guilty go without others: closed as they are,
+                        they cost nothing more, but widths that are no multiples are slow
     """
     operation = Operation(model, proposal, splits, run, align, max_accuracy_drop, remove_coupled)
     layers, spare = operation.layers(), operation.spare_layers()
     if layers or spare:
         graph: Graph | str = Graph.of(operation.work, operation.inputs[:1])
         with run.progress.task("surgery", len(layers) + len(spare)) as task:
-            for layer in layers:
-                if isinstance(graph, str):
-                    operation.refuse(layer, UNREADABLE + graph)
-                else:
-                    operation.layer(graph, layer)
-                task.advance(note=layer)
-            for layer in spare:
-                if not isinstance(graph, str):
-                    operation.spare(graph, layer)
-                task.advance(note=layer)
-        if alone and not isinstance(graph, str) and not operation.removed():
-            operation.without_alignment(graph)
+
+            def cut(guilty: Sequence[str], others: Sequence[str] = ()) -> None:
+                for layer in guilty:
+                    if isinstance(graph, str):
+                        operation.refuse(layer, UNREADABLE + graph)
+                    else:
+                        operation.layer(graph, layer)
+                    task.advance(note=layer)
+                for layer in others:
+                    if not isinstance(graph, str):
+                        operation.spare(graph, layer)
+                    task.advance(note=layer)
+
+            cut(layers, spare)
+            if alone and not operation.removed():
+                operation.ask_less_of_mixtures()
+                cut(layers, spare)
+            if alone and not operation.removed():
+                operation.give_up_alignment()
+                cut(layers)
     operation.finish(renew_statistics)
     widths = {name: unit.width for name, unit in operation.parts.items()}
     return Pruned(
