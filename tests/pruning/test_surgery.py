@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.architectures import reference
 from harden.network import Classifier, predict
-from harden.pruning import proof
+from harden.pruning import guard, proof
 from harden.pruning.rebuild import dumps
 from harden.pruning.surgery import operate
 from harden.types import Filter, Proposal, Pruned, Run, Splits
@@ -189,6 +189,20 @@ def test_without_a_proof_nothing_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all("computed otherwise" in refusal.reason for refusal in pruned.refusals)
     assert pruned.module.state_dict().keys() == model.network.state_dict().keys()
     assert relative_error(model, pruned) < 1e-9
+
+
+@pytest.mark.parametrize(("apart", "removed"), [(0.01, 8), (0.05, 8), (0.5, 1)])
+def test_a_repair_may_bring_back_more_before_widths_become_slow_ones(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch, apart: float, removed: int
+) -> None:
+    """Eight of the layer's filters have to go for a multiple of eight; the guilty one alone is free."""
+    monkeypatch.setattr(guard.Guard, "price", lambda _, rows: guard.Price(0.0, apart if len(rows) > 2 else 0.0))
+    guilty = Proposal((GUILTY,))
+    assert len(operate(planted.model, guilty, planted_splits, Run()).removed) == removed
+    strict = operate(planted.model, guilty, planted_splits, Run(), alone=False)
+    assert len(strict.removed) == (8 if apart == 0.01 else 0)
+    if not strict.removed:
+        assert "nats" in strict.refusals[0].reason
 
 
 def test_the_model_that_was_given_is_left_alone_even_if_it_is_frozen() -> None:
