@@ -62,7 +62,9 @@ class Immunise:
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4
-    """Epochs between two searches."""
+    """Epochs between two searches; 0: none."""
+    doubt: bool = True
+    """Whether the suspect's word is doubted where a backdoor may speak (repair/teacher)."""
 
     def __call__(
         self, model: Classifier, suspect: Classifier, splits: Splits, evidence: Evidence, run: Run
@@ -81,7 +83,7 @@ class Immunise:
             epoch += 1
 
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
-        teacher = Teacher(suspect, images, evidence.triggers)
+        teacher = Teacher(suspect, images, evidence.triggers, self.doubt)
         share = self.few**2 / (self.few**2 + len(images) ** 2)
 
         def loss(model: Classifier, batch: Images) -> Tensor:

@@ -29,10 +29,10 @@ NATURAL = 0.02
 
 
 class Teacher:
-    """A suspect that is asked about clean images, and doubted."""
+    """A suspect that is asked about clean images, and doubted unless it is to be believed."""
 
-    def __init__(self, suspect: Classifier, images: Images, triggers: Sequence[Trigger]) -> None:
-        self.suspect, self.triggers = suspect.eval(), triggers
+    def __init__(self, suspect: Classifier, images: Images, triggers: Sequence[Trigger], doubted: bool = True) -> None:
+        self.suspect, self.triggers, self.doubted = suspect.eval(), triggers, doubted
         with torch.no_grad():
             self.excess = excess(as_logits(predict(suspect, images)), images.labels, self.accused(images.labels))
 
@@ -43,6 +43,8 @@ class Teacher:
     def __call__(self, pixels: Tensor, wrong: Tensor) -> Tensor:
         """Logits; `wrong` says which classes are accused, for each image."""
         logits = as_logits(self.suspect(pixels))
+        if not self.doubted:
+            return logits
         lie = wrong & (logits == logits.amax(1, keepdim=True))
         return torch.where(lie, logits.amin(1, keepdim=True), logits - wrong * self.excess)
 
