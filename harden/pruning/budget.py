@@ -125,43 +125,14 @@ def shrink(
             found = stopwatch(pruned.module)
             reached = found.reaches(speedup=budget.speedup, max_bytes=budget.max_bytes)
             speed, gone = found.latency, len(pruned.removed) / every
-            return pruned, Attempt(gone, found.bytes, speed.speedup, speed.speedup_low, reached)
+            attempts.append(Attempt(gone, found.bytes, speed.speedup, speed.speedup_low, reached))
+            return pruned, attempts[-1]
 
-        with run.progress.task(
-            "budget", min(len(layers), PROBED) * (budget.speedup is not None) + budget.tries
-        ) as task:
-            path = _path(layers, _rates(layers, cut, stopwatch, run, task) if budget.speedup is not None else {})
-            low, high, best = 0, len(path), None
-            count = _guess(path, budget, stopwatch.original.bytes)
-            while len(attempts) < budget.tries and high - low > (best is not None) and time.monotonic() < run.deadline:
-                pruned, tried = attempt(path[:count])
-                attempts.append(tried)
-                task.advance(1, f"{100 * tried.share:.0f} % of all filters: {tried.speedup:.2f} times as fast")
-                if tried.reached:
-                    high, best = count, (pruned, tried)
-                elif count == len(path):
-                    break
-                else:
-                    low = count
-                count = (low + high + 1) // 2 if best is None else (low + high) // 2
-            blocks = path[: high if best is not None else len(path)]
-            needed: set[str] = set()  # layers that can give nothing back
-            for _ in range(budget.returns if best is not None else 0):
-                last = _dearest(blocks, needed)
-                if last is None or time.monotonic() > run.deadline:
-                    break
-                without = [block for block in blocks if block is not last]
-                pruned, tried = attempt(without)
-                attempts.append(tried)
-                task.advance(1, f"without {len(last.channels)} of {last.layer}: {tried.speedup:.2f} times as fast")
-                if tried.reached:
-                    blocks, best = without, (pruned, tried)
-                else:
-                    needed.add(last.layer)
-        if best is None:
-            best = attempt(blocks)
-            attempts.append(best[1])
-        pruned, tried = best
+        probes = min(len(layers), PROBED) if budget.speedup is not None else 0
+        with run.progress.task("budget", probes + budget.tries + budget.returns) as task:
+            path = _path(layers, _rates(layers, cut, stopwatch, run, task) if probes else {})
+            first = _guess(path, budget, stopwatch.original.bytes)
+            blocks, (pruned, tried) = _least(path, first, attempt, budget, run, task)
         for step in range(BACKWARDS + 1):
             images = together(splits.tune, splits.choose)
             before, accuracy = _held_back(pruned, model, images, run, relearn, budget.max_drop)
@@ -181,6 +152,46 @@ def shrink(
         f"{100 * budget.max_drop:g} points, so only the guilty filters went",
         tuple(attempts),
     )
+
+
+def _least(
+    path: Sequence[_Block],
+    first: int,
+    attempt: Callable[[Sequence[_Block]], tuple[Pruned, Attempt]],
+    budget: Budget,
+    run: Run,
+    task: Task,
+) -> tuple[Sequence[_Block], tuple[Pruned, Attempt]]:
+    """The blocks that have to go, by halving the path and giving back; all of them where that is not enough."""
+    low, high, best, count = 0, len(path), None, first
+    for _ in range(budget.tries):
+        if high - low <= (best is not None) or time.monotonic() > run.deadline:
+            break
+        done = attempt(path[:count])
+        task.advance(1, f"{100 * done[1].share:.0f} % of all filters: {done[1].speedup:.2f} times as fast")
+        if done[1].reached:
+            high, best = count, done
+        elif count == len(path):
+            return path, done
+        else:
+            low = count
+        count = (low + high + 1) // 2 if best is None else (low + high) // 2
+    if best is None:
+        return path, attempt(path)
+    blocks: Sequence[_Block] = path[:high]
+    needed: set[str] = set()  # layers that can give nothing back
+    for _ in range(budget.returns):
+        last = _dearest(blocks, needed)
+        if last is None or time.monotonic() > run.deadline:
+            break
+        without = [block for block in blocks if block is not last]
+        done = attempt(without)
+        task.advance(1, f"without {len(last.channels)} of {last.layer}: {done[1].speedup:.2f} times as fast")
+        if done[1].reached:
+            blocks, best = without, done
+        else:
+            needed.add(last.layer)
+    return blocks, best
 
 
 @dataclass(frozen=True)
