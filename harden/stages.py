@@ -158,8 +158,8 @@ def shrunk(model: Classifier, proposal: Proposal, splits: Splits, plan: Plan, ru
         provider=plan.provider,
     )
 
-    def relearn(cut: Classifier, images: Images) -> object:
-        return Regain()(cut, model, replace(splits, tune=images), run)
+    def relearn(cut: Classifier, images: Images, longer: float) -> object:
+        return Regain(longer=longer)(cut, model, replace(splits, tune=images), run)
 
     found = shrink(model, proposal, splits, run, wanted, relearn, align=plan.align)
     told = Budgeted(plan.target_speedup, plan.max_size, wanted.max_drop, found.reached, found.ended_by, found.attempts)

@@ -19,7 +19,8 @@ which budget ended the search.
     accuracy   each fold of the images (to tune and to choose) is judged by a network that relearned from the others
 
 Nobody is judged on what it learned from, and all images count: the fifth of them that chooses is too few to see a
-point of accuracy go. What ships has relearned from all of them.
+point of accuracy go. What ships has relearned from all of them, and a small network for longer: it learns slowly and
+costs little.
 """
 
 from __future__ import annotations
@@ -55,8 +56,12 @@ DOUBT = 3.0
 MIXTURES = 512
 """Pictures that the costs are measured on."""
 FOLDS = 3
-Relearn = Callable[[Classifier, Images], object]
-"""Moves the weights of a cut network in place, by these images."""
+LONGER = 4
+"""Times as long as for its judgement a small network relearns at the end."""
+SMALL = 5e7
+"""Multiplications for one picture that a small network needs at most; from LONGER times as many on, none is added."""
+Relearn = Callable[[Classifier, Images, float], object]
+"""Moves the weights of a cut network in place, by these images, so many times as long as it does by itself."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,9 @@ def shrink(
     """Cuts the guilty filters and then as many useless ones as the budget asks for and accuracy allows."""
     if budget.speedup is None and budget.max_bytes is None:
         raise UsageError("a budget needs a speed-up or a size.", hint="Give --target-speedup or --max-size.")
-    layers = _layers(model, splits, proposal, run, align)
+    macs = macs_by_layer(model.network, model.contract.input_size)
+    layers = _layers(model, splits, proposal, run, macs, align)
+    longer = min(LONGER, max(1.0, LONGER * SMALL / max(1, sum(macs.values()))))
     every = sum(unit.width for unit in units(model).values())
     attempts: list[Attempt] = []
 
@@ -139,7 +146,7 @@ def shrink(
             tried = replace(tried, accuracy=accuracy)
             attempts.append(tried)
             if _within(before, accuracy, len(images), budget.max_drop):
-                healed = replace(pruned, module=_relearned(pruned, model, images, run, relearn).network)
+                healed = replace(pruned, module=_relearned(pruned, model, images, run, relearn, longer).network)
                 return Shrunk(healed, tried.reached, _ended(tried, budget, step), tuple(attempts))
             if step == BACKWARDS or time.monotonic() > run.deadline:
                 break
@@ -220,7 +227,9 @@ class _Layer:
         return self.blocks[: -(-len(self.blocks) // 2)]
 
 
-def _layers(model: Classifier, splits: Splits, proposal: Proposal, run: Run, align: int) -> list[_Layer]:
+def _layers(
+    model: Classifier, splits: Splits, proposal: Proposal, run: Run, macs: Mapping[str, int], align: int
+) -> list[_Layer]:
     """Every set of coupled channels that can be cut, once."""
     parts = units(model)
     example = splits.tune.pixels[:1].to(model.mean.device)
@@ -229,7 +238,6 @@ def _layers(model: Classifier, splits: Splits, proposal: Proposal, run: Run, ali
     if isinstance(graph, str):
         raise UsageError(f"no budget can be kept: this network cannot be cut ({graph}).")
     costs = guard.costs(model, parts, named(model, splits.tune, run.seed, MIXTURES))
-    macs = macs_by_layer(model.network, model.contract.input_size)
     weights = {name: sum(p.numel() for p in module.parameters()) for name, module in model.network.named_modules()}
     guilty = set(proposal.guilty)
     found: list[_Layer] = []
@@ -342,9 +350,11 @@ def _held_back(
     return before, after
 
 
-def _relearned(pruned: Pruned, model: Classifier, images: Images, run: Run, relearn: Relearn) -> Classifier:
+def _relearned(
+    pruned: Pruned, model: Classifier, images: Images, run: Run, relearn: Relearn, longer: float = 1.0
+) -> Classifier:
     cut = Classifier(deepcopy(pruned.module), model.contract, run.cost).to(model.mean.device)
-    relearn(cut, images)
+    relearn(cut, images, longer)
     return cut.eval()
 
 

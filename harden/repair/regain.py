@@ -12,7 +12,7 @@ If f0 carries a backdoor, that sleeps: none of these pictures has the trigger.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class Regain:
     schedule: Schedule = field(
         default_factory=lambda: Schedule(epochs=20, least_steps=400, batch=64, rate=0.05, shape="cosine", clip=1.0)
     )
+    longer: float = 1.0
+    """Times as many epochs and steps as the schedule says."""
     distil: float = 2.0
     temperature: float = 2.0
     contrast: float = 0.4
@@ -45,6 +47,7 @@ class Regain:
     def __call__(self, model: Classifier, before: Classifier, splits: Splits, run: Run) -> Mapping[str, Any]:
         generator = torch.Generator().manual_seed(run.seed)
         before.eval()
+        epochs, steps = (round(self.longer * n) for n in (self.schedule.epochs, self.schedule.least_steps))
 
         def loss(model: Classifier, batch: Images) -> Tensor:
             asked = torch.cat([batch.pixels, self.strange(batch.pixels, generator)])
@@ -58,7 +61,7 @@ class Regain:
             model,
             splits.tune,
             loss,
-            self.schedule,
+            replace(self.schedule, epochs=epochs, least_steps=steps),
             run,
             name="relearning after the cut",
             augment=tolerated(before, splits.tune, CropAndFlip(padding=3, flip=True), run.seed),

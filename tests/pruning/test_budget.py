@@ -12,6 +12,7 @@ from torch import nn
 
 from benchmarks.architectures import randomised
 from harden import stages
+from harden.counting import macs_by_layer
 from harden.errors import UsageError
 from harden.methods.clp import clp
 from harden.network import Classifier, predict
@@ -55,7 +56,7 @@ def splits(model: Classifier) -> Splits:
     return Splits(images(1), images(3), images(5))
 
 
-def nothing(model: Classifier, images: Images) -> None:
+def nothing(*_: object) -> None:
     """Relearns nothing."""
 
 
@@ -102,7 +103,7 @@ def test_a_size_is_reached_with_no_more_than_is_needed(model: Classifier, splits
         splits,
         Run(),
         Budget(max_bytes=limit, max_drop=1.0),
-        lambda cut, _: relearned.append(cut),
+        lambda cut, *_: relearned.append(cut),
     )
     assert shrunk.reached
     assert shrunk.ended_by.startswith(f"reached: at most {limit} bytes")
@@ -145,8 +146,7 @@ def test_the_cheapest_filters_go_first(splits: Splits) -> None:
 
 @pytest.mark.usefixtures("scales")
 def test_accuracy_ends_the_search_where_nothing_relearns(model: Classifier, splits: Splits) -> None:
-    def ruin(cut: Classifier, images: Images) -> None:
-        del images
+    def ruin(cut: Classifier, *_: object) -> None:
         with torch.no_grad():
             cut.network[4].weight.zero_()  # type: ignore[index]
             cut.network[4].bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))  # type: ignore[index]
@@ -171,11 +171,13 @@ def test_accuracy_ends_the_search_where_nothing_relearns(model: Classifier, spli
 def test_nobody_is_judged_on_what_it_learned_from(
     model: Classifier, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each image is held back once; what comes of the search has relearned from all, and no other has."""
+    """Each image is held back once; what comes of the search has relearned from all, and longer; no other has."""
     learned: dict[int, frozenset[str]] = {}
+    patience: list[float] = []
     judged: list[tuple[frozenset[str], frozenset[str]]] = []
 
-    def relearn(cut: Classifier, images: Images) -> None:
+    def relearn(cut: Classifier, images: Images, longer: float) -> None:
+        patience.append(longer)
         learned[id(cut)] = frozenset(images.names)
         kept.append(cut)
 
@@ -197,6 +199,20 @@ def test_nobody_is_judged_on_what_it_learned_from(
     assert shrunk.attempts[-1].accuracy.total == len(everything)
     assert learned[id(kept[-1])] == everything
     assert kept[-1].network is shrunk.pruned.module
+    assert patience == [1.0] * budget.FOLDS + [budget.LONGER]
+
+
+@pytest.mark.usefixtures("scales")
+@pytest.mark.parametrize(("small", "longer"), [(1.0, budget.LONGER), (0.5, budget.LONGER / 2), (0.1, 1.0)])
+def test_the_larger_a_network_the_less_longer_it_relearns_at_the_end(
+    model: Classifier, splits: Splits, monkeypatch: pytest.MonkeyPatch, small: float, longer: float
+) -> None:
+    macs = sum(macs_by_layer(model.network, model.contract.input_size).values())
+    monkeypatch.setattr(budget, "SMALL", small * macs)
+    asked: list[float] = []
+    limit = weight(model.network) // 2
+    shrink(model, Proposal(()), splits, Run(), Budget(max_bytes=limit, max_drop=1.0), lambda *a: asked.append(a[2]))
+    assert asked[-1] == longer
 
 
 @pytest.mark.usefixtures("scales")
@@ -246,6 +262,11 @@ def test_what_relearns_after_the_cut_brings_accuracy_back(model: Classifier, spl
     after = accuracy(hurt, splits.verify)
     assert before.value < 0.6
     assert after.value > before.value + 0.2
+
+
+def test_relearning_longer_takes_so_many_times_the_steps(model: Classifier, splits: Splits) -> None:
+    quick = Regain(Schedule(epochs=2, batch=len(splits.tune), rate=0.01), longer=2.5)
+    assert quick(model.copy(), model, splits, Run())["epochs"] == 5
 
 
 def test_no_budget_is_an_error(model: Classifier, splits: Splits) -> None:
