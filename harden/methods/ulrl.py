@@ -20,7 +20,7 @@ def ulrl(
     """As published, but for the rows kept when more than `most` are suspicious: those of largest change.
 
     Fewer than 512 images make at least the 80 steps that the published 500 make. NaN: as published for the number
-    of classes. The published code augments in both phases; here nothing is augmented. Where the published alpha lets a
+    of classes. The published code augments in both phases, here only the second does. Where the published alpha lets a
     suspicious class be lost, it relearns with a tenth of it: on the zoo's ResNet, whose rows are three times as long
     as one drawn anew, 3 % of the target's own images were known again, of those it learned from. No linear head: it
     refuses.

@@ -45,6 +45,11 @@ def mixed(pixels: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
     return share * pixels + (1 - share) * others
 
 
+def published(model: Classifier, images: Images, seed: int) -> CropAndFlip:
+    """The random crops and mirror images of the published defences, as far as this network takes them."""
+    return tolerated(model, images, CropAndFlip(images.pixels.shape[-1] // 8, flip=True), seed)
+
+
 def tolerated(model: Classifier, images: Images, wanted: CropAndFlip, seed: int, max_drop: float = 0.03) -> CropAndFlip:
     """As much of an augmentation as the network itself already takes for the same picture.
 

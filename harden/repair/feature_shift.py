@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harden.head import NO_HEAD, head
 from harden.network import Classifier
-from harden.repair.augment import Augment
+from harden.repair.augment import published
 from harden.repair.losses import cross_entropy
 from harden.repair.train import Schedule, fit, or_as_it_was
 from harden.repair.ulrl import redraw_rows
@@ -28,12 +28,13 @@ class FeatureShift:
 
     schedule: Schedule = field(default_factory=lambda: Schedule(epochs=10, least_steps=80, rate=0.01, shape="cosine"))
     alpha: float = 0.1
-    augment: Augment | None = None
+    augment: bool = True
+    """Random crops and mirror images, as far as the suspect takes them."""
 
     def __call__(
         self,
         model: Classifier,
-        suspect: Classifier,  # noqa: ARG002
+        suspect: Classifier,
         splits: Splits,
         evidence: Evidence,  # noqa: ARG002
         run: Run,
@@ -59,7 +60,7 @@ class FeatureShift:
             self.schedule,
             run,
             name="feature shift tuning",
-            augment=self.augment,
+            augment=published(suspect, splits.tune, run.seed) if self.augment else None,
             after_step=rescale,
         )
         return or_as_it_was(model, before, record)

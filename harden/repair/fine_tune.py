@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.network import Classifier
-from harden.repair.augment import Augment
+from harden.repair.augment import published
 from harden.repair.losses import clean_loss, smoothed
 from harden.repair.train import Descend, Schedule, fit, plain
 from harden.types import Evidence, Run, Splits
@@ -31,14 +31,15 @@ class FineTune:
     """Of the labels."""
     rho: float = 0.0
     """Radius of the sharpness-aware step; 0: the plain gradient."""
-    augment: Augment | None = None
+    augment: bool = True
+    """Random crops and mirror images, as far as the suspect takes them."""
     best: bool = False
     """Keep the epoch with the least clean loss on the split made for choosing, not the last."""
 
     def __call__(
         self,
         model: Classifier,
-        suspect: Classifier,  # noqa: ARG002
+        suspect: Classifier,
         splits: Splits,
         evidence: Evidence,  # noqa: ARG002
         run: Run,
@@ -51,7 +52,7 @@ class FineTune:
             run,
             name="fine-tuning",
             descend=sharpness_aware(self.rho) if self.rho else plain,
-            augment=self.augment,
+            augment=published(suspect, splits.tune, run.seed) if self.augment else None,
             validate=(lambda m: -clean_loss(m, splits.choose)) if self.best else None,
         )
 

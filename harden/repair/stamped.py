@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harden.network import Classifier
+from harden.repair.augment import published
 from harden.repair.losses import cross_entropy
 from harden.repair.train import Schedule, fit
 from harden.triggers.attacked import attacked
@@ -27,7 +28,7 @@ class Stamped:
     def __call__(
         self,
         model: Classifier,
-        suspect: Classifier,  # noqa: ARG002
+        suspect: Classifier,
         splits: Splits,
         evidence: Evidence,
         run: Run,
@@ -45,4 +46,5 @@ class Stamped:
             )
             return cross_entropy(model, mixed)
 
-        return fit(model, splits.tune, loss, self.schedule, run, name="unlearning stamped images")
+        augment = published(suspect, splits.tune, run.seed)
+        return fit(model, splits.tune, loss, self.schedule, run, name="unlearning stamped images", augment=augment)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.network import Classifier, units
+from harden.repair.augment import published
 from harden.repair.losses import accuracy, cross_entropy
 from harden.repair.train import Descend, Schedule, fit, or_as_it_was, plain
 from harden.repair.unlearn import Unlearn
@@ -43,7 +44,7 @@ class ZeroAndTune:
     def __call__(
         self,
         model: Classifier,
-        suspect: Classifier,  # noqa: ARG002
+        suspect: Classifier,
         splits: Splits,
         evidence: Evidence,  # noqa: ARG002
         run: Run,
@@ -60,6 +61,7 @@ class ZeroAndTune:
             self.tune,
             run,
             name="activeness-aware fine-tuning",
+            augment=published(suspect, splits.tune, run.seed),
             descend=mixed(self.radius, self.mix),
         )
         or_as_it_was(model, before, record)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from harden.head import NO_HEAD, head
 from harden.network import Classifier
-from harden.repair.augment import Augment
+from harden.repair.augment import Augment, published
 from harden.repair.losses import accuracy, cross_entropy
 from harden.repair.train import Schedule, fit, or_as_it_was
 from harden.repair.unlearn import Unlearn
@@ -67,7 +67,8 @@ class RelearnRows:
     """A rate of NaN: as published, 0.005 for ten classes or fewer and 0.001 for more."""
     alpha: float = math.nan
     """Weight of the cosine; NaN: as published, 0.7 for ten classes or fewer and 0.001 for more."""
-    augment: Augment | None = None
+    augment: bool = True
+    """Random crops and mirror images, as far as the suspect takes them."""
     regain: float = 0.5
     """Share of the images of suspicious classes that were right, on the split for choosing, to be right again."""
     tries: int = 3
@@ -76,7 +77,7 @@ class RelearnRows:
     def __call__(
         self,
         model: Classifier,
-        suspect: Classifier,  # noqa: ARG002
+        suspect: Classifier,
         splits: Splits,
         evidence: Evidence,
         run: Run,
@@ -92,11 +93,12 @@ class RelearnRows:
         theirs = splits.choose.take(suspicious.nonzero().flatten())
         before, right = deepcopy(model.state_dict()), accuracy(model, theirs).hits
         old = last.weight.detach()[rows].clone()
+        augment = published(suspect, splits.tune, run.seed) if self.augment else None
         for attempt in range(self.tries):
             alpha = alpha / 10 if attempt else alpha
             model.load_state_dict(before)
             redraw_rows(last, rows, run.seed)
-            record = self._relearn(model, last, rows, old, alpha, rate, splits.tune, run)
+            record = self._relearn(model, last, rows, old, alpha, rate, splits.tune, augment, run)
             if "finite" in record["stopped_because"] or accuracy(model, theirs).hits >= self.regain * right:
                 break
         note = "" if rows else "no suspicious row: plain fine-tuning"
@@ -111,13 +113,14 @@ class RelearnRows:
         alpha: float,
         rate: float,
         images: Images,
+        augment: Augment | None,
         run: Run,
     ) -> dict[str, Any]:
         def loss(model: Classifier, batch: Images) -> Tensor:
             return cross_entropy(model, batch) + alpha * F.cosine_similarity(last.weight[rows], old).sum()
 
         schedule = replace(self.schedule, rate=rate)
-        return fit(model, images, loss, schedule, run, name="relearning", augment=self.augment)
+        return fit(model, images, loss, schedule, run, name="relearning", augment=augment)
 
 
 @torch.no_grad()

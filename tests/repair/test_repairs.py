@@ -104,9 +104,9 @@ def test_implicit_unlearning_needs_its_perturbation(planted: Planted, planted_sp
 def test_relearning_the_targets_row_and_no_other(planted: Planted, planted_splits: Splits) -> None:
     guilty = Evidence("backdoored", (TARGET,), (), ())
     wrong = Evidence("backdoored", (1,), (), ())
-    assert repaired(apart(planted), planted_splits, RelearnRows(), guilty) == (1.0, 0.0)
-    assert repaired(planted, planted_splits, RelearnRows(), wrong)[1] == 1.0
-    assert repaired(planted, planted_splits, RelearnRows())[1] == 1.0
+    assert repaired(apart(planted), planted_splits, RelearnRows(augment=False), guilty) == (1.0, 0.0)
+    assert repaired(planted, planted_splits, RelearnRows(augment=False), wrong)[1] == 1.0
+    assert repaired(planted, planted_splits, RelearnRows(augment=False))[1] == 1.0
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,10 @@ def test_the_rows_that_move_most_are_suspected_not_the_first_ones(planted_splits
 
 
 def test_features_move_away_from_the_old_classifier(planted: Planted, planted_splits: Splits) -> None:
-    acc, asr = repaired(planted, planted_splits, FeatureShift())
+    acc, asr = repaired(planted, planted_splits, FeatureShift(augment=False))
     assert acc == 1.0
     assert asr < 0.5
-    assert repaired(planted, planted_splits, FineTune(FeatureShift().schedule))[1] == 1.0
+    assert repaired(planted, planted_splits, FineTune(FeatureShift().schedule, augment=False))[1] == 1.0
     model = classifier(planted.suspect)
     before = planted.module.fc.weight.norm()
     FeatureShift(FEW)(model, model, planted_splits, NO_EVIDENCE, Run())
@@ -294,3 +294,16 @@ def test_unlearning_leaves_the_model_alone_and_starts_again_after_infinity(
     assert torch.equal(before, planted.module.fc.weight)
     _, record = Unlearn(replace(FEW, rate=1e30))(planted.model, planted_splits.tune, Run())
     assert record["schedule"]["rate"] < 1e30
+
+
+@pytest.mark.parametrize("repair", [FineTune(FEW), FeatureShift(FEW), RelearnRows(FEW)], ids=lambda r: type(r).__name__)
+def test_published_fine_tuning_sees_crops_and_mirror_images(
+    planted: Planted, planted_splits: Splits, repair: FineTune | FeatureShift | RelearnRows
+) -> None:
+    evidence = Evidence("backdoored", (TARGET,), (), ())
+    weights = []
+    for method in (repair, replace(repair, augment=False)):
+        model = classifier(planted.suspect)
+        method(model, classifier(planted.suspect), planted_splits, evidence, Run())
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert not torch.equal(*weights)
