@@ -9,9 +9,9 @@
     loss   = label [CE(f(x~), y) + CE(f(u), y) where u is not mixed]
            + distil [KL(g(x), f(x~)) + (1 + keep share) KL(g(u), f(u))] + forbid hold(f(x~), y)
 
-Every `every` epochs each family that was strange is searched again on the network as it is now, and what is found
-joins the pool if many images follow it. It is kept smaller than what is usual: an ordinary adversarial pattern would
-only cost accuracy.
+At the start, where most is left of the backdoor, and every `every` epochs each family that was strange is searched
+again on the network as it is now, and what is found joins the pool if many images follow it. It is kept smaller than
+what is usual: an ordinary adversarial pattern would only cost accuracy.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
@@ -56,13 +56,17 @@ class Immunise:
     temperature: float = 2.0
     forbid: float = 2.0
     """How much dearer it is to call a triggered image the target than to make any other mistake."""
-    again: Again = field(default_factory=lambda: Again(within=1.5, follow=0.3))
+    again: Again = field(default_factory=lambda: Again(steps=70, within=1.5, follow=0.5))
     """How new stand-ins are looked for: smaller than an ordinary adversarial pattern is, and followed by many images.
-    What hardly any follow is no longer the backdoor, and to learn it would only cost accuracy."""
+    What hardly any follow is no longer the backdoor, and to learn it would only cost accuracy. A patch needs its steps:
+    after 30 hardly any image follows even where after 60 all do."""
+    copies: int = 2
+    """Of each, from different starts, before the first epoch: the least change that works is not yet the trigger, and
+    one that does all it can within its bound is nearer to it."""
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4
-    """Epochs between two searches; 0: none."""
+    """Epochs between two searches; 0: none at all."""
     doubt: bool = True
     """Whether the suspect's word is doubted where a backdoor may speak (repair/teacher)."""
 
@@ -77,9 +81,11 @@ class Immunise:
 
         def regenerate(model: Classifier) -> None:
             nonlocal epoch
-            if epoch and self.every and epoch % self.every == 0 and time.monotonic() < run.deadline:
-                found = self.again(model, images, evidence.triggers, generator)
-                pool.extend([*found, *stronger(found, self.stronger, 1.0)])
+            if self.every and epoch % self.every == 0:
+                for _ in range(1 if epoch else self.copies):
+                    if time.monotonic() < run.deadline:
+                        found = self.again(model, images, evidence.triggers, generator)
+                        pool.extend([*found, *stronger(found, self.stronger, 1.0)])
             epoch += 1
 
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
