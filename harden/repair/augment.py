@@ -39,6 +39,19 @@ class CropAndFlip:
         return pixels
 
 
+def turned(pixels: Tensor, generator: torch.Generator, angle: float, stretch: float, shift: float) -> Tensor:
+    """Each picture turned by at most so many radians, stretched along each side and moved by at most such a share."""
+
+    def draw(*shape: int) -> Tensor:
+        return (2 * torch.rand(len(pixels), *shape, generator=generator) - 1).to(pixels.device)
+
+    turn, sides = angle * draw(), 1 + stretch * draw(2)
+    flow = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2) * sides[:, None]
+    flow = torch.cat([flow, shift * draw(2, 1)], 2)
+    grid = F.affine_grid(flow, list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, align_corners=False, padding_mode="border")
+
+
 def mixed(pixels: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
     """Each picture with another one shining through it, by any share."""
     share = torch.rand(len(pixels), 1, 1, 1, generator=generator).to(pixels.device)

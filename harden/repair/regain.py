@@ -1,6 +1,7 @@
 """Accuracy comes back after filters went that clean images had some use for.
 
-    x, y    clean images            u = mix a strong(x) + (1 - a) x',  a uniform in [0, 1], x' another image
+    x, y    clean images            u = half of them a strong(x) + (1 - a) x, a uniform in [0, 1],
+                                        and half of them turned, stretched and recoloured
     loss    CE( f(x), y ) + distil T^2 KL( f0(.)/T || f(.)/T )     on x and u; f0 is the network before the cut
 
 A few hundred images are too few to learn from by their labels; but f0 can be asked about any picture, and whoever
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harden.network import Classifier, as_logits
-from harden.repair.augment import CropAndFlip, mixed, tolerated
+from harden.repair.augment import CropAndFlip, mixed, tolerated, turned
 from harden.repair.losses import distilled
 from harden.repair.train import Schedule, fit
 from harden.types import Images, Run, Splits
@@ -42,7 +43,13 @@ class Regain:
     brightness: float = 0.15
     """How much is added to it at most."""
     padding: int = 6
-    """Of the random crop."""
+    """Of the random crop of those that are mixed."""
+    angle: float = 0.25
+    """Radians, that the others are turned by at most."""
+    stretch: float = 0.2
+    """And stretched along each side."""
+    shift: float = 0.2
+    """And moved, as a share of half the picture."""
 
     def __call__(self, model: Classifier, before: Classifier, splits: Splits, run: Run) -> Mapping[str, Any]:
         generator = torch.Generator().manual_seed(run.seed)
@@ -68,13 +75,19 @@ class Regain:
         )
 
     def strange(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Strange pictures that only the teacher can name: moved, mirrored, recoloured, one shining through another."""
+        """Strange pictures that only the teacher can name: half of them moved, mirrored and recoloured, with what they
+        were shining through; the others turned, stretched and recoloured.
+        """
+        half = len(pixels) // 2
+        moved = CropAndFlip(self.padding, flip=True)(pixels[half:], generator)
+        through = mixed(self.recoloured(moved, generator), pixels[half:], generator)
+        alone = turned(pixels[:half], generator, self.angle, self.stretch, self.shift)
+        return torch.cat([self.recoloured(alone, generator), through])
 
-        def draw(*shape: int) -> Tensor:
-            return torch.rand(*shape, 1, 1, generator=generator).to(pixels.device)
+    def recoloured(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Each colour of each picture stretched and shifted."""
 
-        n, channels = pixels.shape[:2]
-        moved = CropAndFlip(self.padding, flip=True)(pixels, generator)
-        gain = 1 + self.contrast * (2 * draw(n, channels) - 1)
-        strong = (gain * moved + self.brightness * (2 * draw(n, channels) - 1)).clamp(0, 1)
-        return mixed(strong, pixels, generator)
+        def draw() -> Tensor:
+            return (2 * torch.rand(*pixels.shape[:2], 1, 1, generator=generator) - 1).to(pixels.device)
+
+        return ((1 + self.contrast * draw()) * pixels + self.brightness * draw()).clamp(0, 1)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from harden.network import Classifier, close, predict, units
 from harden.repair import immunise
-from harden.repair.augment import CropAndFlip, mixed, tolerated
+from harden.repair.augment import CropAndFlip, mixed, tolerated, turned
 from harden.repair.immunise import Immunise, dealt, held
+from harden.repair.regain import Regain
 from harden.repair.teacher import accused
 from harden.repair.train import Schedule
 from harden.triggers.families import Patch
@@ -120,6 +121,37 @@ def test_a_mixture_lies_between_two_pictures() -> None:
     assert bool(((seen > 0) & (seen < 1)).all())
     assert len(seen.flatten(1).unique(dim=1)[0]) == 1
     assert len(seen[:, 0, 0, 0].unique()) == 3, "each has a share of its own"
+
+
+def test_pictures_are_turned_stretched_and_moved_each_by_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.zeros(6, 1, 9, 9)
+    pictures[:, :, 2:7, 4] = 1.0  # an upright bar through the middle
+    torch.testing.assert_close(turned(pictures, generator, 0.0, 0.0, 0.0), pictures)
+    by_turn = turned(pictures, generator, 0.5, 0.0, 0.0)
+    torch.testing.assert_close(by_turn[:, :, 4, 4], pictures[:, :, 4, 4])  # the middle stays
+    assert bool((by_turn[:, :, 2, 4] < 0.9).any()), "the ends do not"
+    by_stretch, by_shift = turned(pictures, generator, 0.0, 0.4, 0.0), turned(pictures, generator, 0.0, 0.0, 0.5)
+    middle = torch.tensor([4.0])
+    rows = torch.arange(9.0)
+
+    def centre(x: torch.Tensor) -> torch.Tensor:
+        return (x.sum(3) * rows).sum((1, 2)) / x.sum((1, 2, 3))
+
+    torch.testing.assert_close(centre(by_stretch), middle.expand(6))
+    assert float((centre(by_shift) - middle).abs().max()) > 0.5
+    for changed in (by_turn, by_stretch, by_shift):
+        assert len(changed.flatten(1).unique(dim=0)) == 6
+
+
+def test_half_of_the_strange_pictures_are_turned_and_half_shine_through_themselves() -> None:
+    pixels = torch.linspace(0.1, 0.9, 8).view(8, 1, 1, 1).expand(8, 3, 8, 8)
+    plain = Regain(contrast=0.0, brightness=0.0, padding=0).strange(pixels, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(plain, pixels)  # each is of one colour: turned or mixed with itself, it stays what it is
+    seen = Regain().strange(pixels, torch.Generator().manual_seed(0))
+    assert bool(((seen >= 0) & (seen <= 1)).all())
+    assert bool((seen[:4].std((2, 3)) < 1e-6).all()), "turned and recoloured: still of one colour"
+    assert bool((seen[4:].std((2, 3)) > 1e-3).any()), "moved within a black border"
 
 
 def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, planted_splits: Splits) -> None:
