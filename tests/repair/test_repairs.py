@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -307,3 +308,18 @@ def test_published_fine_tuning_sees_crops_and_mirror_images(
         method(model, classifier(planted.suspect), planted_splits, evidence, Run())
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("repair", [Stamped(FEW), ZeroAndTune(tune=FEW)], ids=lambda r: type(r).__name__)
+def test_what_is_published_with_crops_and_mirror_images_learns_from_them(
+    planted: Planted, planted_splits: Splits, repair: Stamped | ZeroAndTune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def kept(pixels: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        seen.append(len(pixels))
+        return pixels
+
+    monkeypatch.setattr(sys.modules[type(repair).__module__], "published", lambda *_: kept)
+    repair(classifier(planted.suspect), classifier(planted.suspect), planted_splits, planted.evidence, Run())
+    assert sum(seen) >= len(planted_splits.tune)
