@@ -36,6 +36,13 @@ from harden.types import Images, Run, Splits
 SCHEDULE = Schedule(epochs=25, batch=64, rate=0.01, shape="cosine", clip=5.0, freeze_norm=True)
 POISONED = 3
 """One image of so many."""
+STAMPS = (
+    '"""The true triggers."""\n\nfrom harden.bench.attacks import ATTACKS\n\n\n'
+    "def stamp(attack, size, seed):\n"
+    '    """Pixels in [0, 1] to triggered pixels."""\n'
+    "    return ATTACKS[attack].stamp(tuple(size), seed)\n"
+)
+"""What such a zoo needs beside its weights."""
 
 
 def main() -> None:
@@ -48,13 +55,7 @@ def main() -> None:
     controls = [model for model in read_zoo(options.zoo) if not model.backdoored]
     out: Path = options.out
     out.mkdir(parents=True)
-    (out / "triggers.py").write_text(
-        '"""The true triggers."""\n\nfrom harden.bench.attacks import ATTACKS\n\n\n'
-        "def stamp(attack, size, seed):\n"
-        '    """Pixels in [0, 1] to triggered pixels."""\n'
-        "    return ATTACKS[attack].stamp(tuple(size), seed)\n",
-        encoding="utf-8",
-    )
+    (out / "triggers.py").write_text(STAMPS, encoding="utf-8")
     halves: dict[str, Splits] = {}
     lines: list[str] = []
     for number, (name, control) in enumerate(zip(options.attacks.split(","), itertools.cycle(controls), strict=False)):
@@ -63,14 +64,14 @@ def main() -> None:
         if control.data.name not in halves:
             test = read_images(control.data.test, suspect.contract)[0]
             halves[control.data.name] = split(test, options.seed, (0.5, 0.0, 0.5))
-            lines += _data(control.data, halves[control.data.name].verify, out)
+            lines += data_lines(control.data, halves[control.data.name].verify, out)
         attacker, measured = halves[control.data.name].tune, halves[control.data.name].verify
         model = classifier(suspect)
         implant(model, attacker, ATTACKS[name], target, options.seed)
         trigger = ATTACKS[name].trigger(name, control.input_size, options.seed, target)
         found = measure(model, measured, [trigger])
         save_file({k: v.contiguous() for k, v in model.network.state_dict().items()}, out / f"{name}.safetensors")
-        lines += _entry(name, control, trigger.target, options.seed)
+        lines += entry(name, name, control, trigger.target, options.seed)
         lines += [f"acc = {found.accuracy.value:.4f}", f"asr = {found.attack_success[0].asr.value:.4f}", ""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
         print(f"{name} in {control.name}: accuracy {found.accuracy}, ASR {found.attack_success[0].asr}", flush=True)
@@ -99,14 +100,16 @@ def implant(model: Classifier, images: Images, attack: Attack, target: int, seed
     fit(model, images, loss, SCHEDULE, Run(seed=seed), name="implanting", augment=CropAndFlip(3, flip=True))
 
 
-def _data(data: Data, measured: Images, out: Path) -> list[str]:
+def data_lines(data: Data, measured: Images, out: Path) -> list[str]:
+    """The zoo's own test images, copied."""
     for file in measured.names:
         (out / data.name / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(data.test / file, out / data.name / file)
     return [f"[data.{data.name}]", f"clean = {json.dumps(str(data.clean))}", f'test = "{data.name}"', ""]
 
 
-def _entry(name: str, control: ZooModel, target: int | None, seed: int) -> list[str]:
+def entry(name: str, attack: str, control: ZooModel, target: int | None, seed: int) -> list[str]:
+    """Its lines in zoo.toml, but for what was measured."""
     return [
         "[[model]]",
         f'name = "{name}"',
@@ -118,7 +121,7 @@ def _entry(name: str, control: ZooModel, target: int | None, seed: int) -> list[
         f"mean = {list(control.mean)}",
         f"std = {list(control.std)}",
         'trigger = "triggers.py:stamp"',
-        f'trigger_args = {{ attack = "{name}", size = {list(control.input_size)}, seed = {seed} }}',
+        f'trigger_args = {{ attack = "{attack}", size = {list(control.input_size)}, seed = {seed} }}',
         *([] if target is None else [f"target = {target}"]),
     ]
 

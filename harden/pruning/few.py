@@ -5,6 +5,7 @@
 
 A backdoor was put into a network that was whole without it, and mostly it lives in few filters. That a class is easy
 to reach by nature is nobody's doing in particular. Neither is always so: this is asked only where sizes leave a doubt.
+The suspect is believed meanwhile: whether it lies is what is asked.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from harden.types import Evidence, Run, Splits, Trigger
 class FewFilters:
     """Closes the filters that seem to serve a change, and counts the images that still follow it."""
 
-    search: GateSearch = field(default_factory=lambda: GateSearch(max_rounds=4, searches=0, spare=None))
+    search: GateSearch = field(default_factory=lambda: GateSearch(doubt=False, max_rounds=4, searches=0, spare=None))
 
     def __call__(self, model: Classifier, splits: Splits, trigger: Trigger, run: Run) -> Opinion:
         if not units(model):

@@ -25,6 +25,7 @@ from harden.pruning.greedy import Lookout, openings
 from harden.pruning.guard import Standing, standing
 from harden.pruning.likeness import Likeness
 from harden.pruning.spare import Spare
+from harden.repair.teacher import Teacher
 from harden.scoring.folded import folded
 from harden.scoring.gate import Gate
 from harden.scoring.gradient import Scores, batch_for
@@ -47,7 +48,10 @@ class GateSearch:
     max_accuracy_drop: float = 0.015
     """Absolute, on the split made for choosing, of all cuts together."""
     apart: float = 0.04
-    """How far all cuts together may move what is said of mixed images, in nats (see likeness)."""
+    """How far all cuts together may move what is said of mixed images from what is believed of them, in nats (see
+    likeness). Cuts that bring it nearer set what later ones are held against."""
+    doubt: bool = True
+    """Whether the suspect's word is doubted where a backdoor may speak (repair/teacher)."""
     max_rounds: int = 8
     again: Again = field(default_factory=lambda: Again(steps=60))
     """How what is left is looked for, once no cut pays any more."""
@@ -67,8 +71,10 @@ class GateSearch:
         alive = openings(copy, parts)
         triggers = list(evidence.triggers)
         lookout = Lookout(splits.choose, attacked(triggers, splits.choose))
-        first, likeness = lookout(copy), Likeness(copy, splits.tune, run.seed)
-        start = standing(copy, splits.choose)
+        teacher = Teacher(model, splits.tune, evidence.triggers, self.doubt)
+        likeness = Likeness(copy, splits.tune, run.seed, teacher=teacher)
+        first, start = lookout(copy), standing(copy, splits.choose)
+        nearest = likeness.apart(copy)
         rounds: list[Round] = []
         because = f"{self.max_rounds} rounds done"
         with run.progress.task("looking for guilty filters", self.max_rounds) as task:
@@ -79,7 +85,7 @@ class GateSearch:
                 twins = attacked(triggers, clean).images
                 twins = twins.take(torch.randperm(len(twins), generator=generator)[: self.images])
                 number = len(rounds) + 1
-                make = partial(self._cut, copy, parts, alive, clean, twins, start, lookout, likeness, number)
+                make = partial(self._cut, copy, parts, alive, clean, twins, start, lookout, likeness, nearest, number)
                 seen = run.step(f"round {number}", make)
                 if seen is None:
                     because = f"no cut wins {self.least:.0%} of the loss and keeps the accuracy"
@@ -95,6 +101,7 @@ class GateSearch:
                 close(parts, seen.closed)
                 for layer, index in seen.closed:
                     alive[layer][index] = False
+                nearest = min(nearest, likeness.apart(copy))
                 rounds.append(seen)
                 task.advance(1, f"{seen.closed[0]}, accuracy {seen.accuracy}, attack success {seen.attack_success}")
         guilty = tuple(f for r in rounds for f in r.closed)
@@ -117,6 +124,7 @@ class GateSearch:
         start: Standing,
         lookout: Lookout,
         likeness: Likeness,
+        nearest: float,
         number: int,
     ) -> Round | None:
         """The best cut of this round; None if none is worth it."""
@@ -127,7 +135,7 @@ class GateSearch:
                 return None
             with closed(parts, [filter]):
                 seen = lookout(model, number, (filter,), now - worth)
-                moved = likeness.apart(model)
+                moved = likeness.apart(model) - nearest
                 lost = start.lost(standing(model, lookout.clean))
             if lost <= self.max_accuracy_drop and moved <= self.apart:
                 return seen

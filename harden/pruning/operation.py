@@ -17,6 +17,8 @@ from harden.types import Filter, Proposal, Refusal, Run, Splits
 
 EASIER = 5.0
 """How many times further what is said of mixtures may move, where nothing could go otherwise."""
+DEARER = 3.0
+"""How many times more accuracy spare filters may then cost, if even that did not help."""
 
 
 class Knife(Protocol):
@@ -112,6 +114,11 @@ class Operation:
         """Before every layer is tried once more."""
         self.align = 1
         self._forget_refusals()
+
+    def ask_less_of_accuracy(self, align: int) -> None:
+        """Before spare filters are tried once more, in multiples again."""
+        self.align = align
+        self.guard.max_accuracy_drop *= DEARER
 
     def _forget_refusals(self) -> None:
         """Of filters that are tried again."""

@@ -54,7 +54,8 @@ def operate(
     renew_statistics    batch normalisation's statistics may be estimated again, if accuracy fell and where it helps
     alone               where nothing at all could go, what is said of mixtures may move further, for a repair to bring
                         back; and where that does not help either, the guilty go without others: closed as they are,
-                        they cost nothing more, but widths that are no multiples are slow
+                        they cost nothing more, but widths that are no multiples are slow; and if they cannot either,
+                        accuracy may fall further, for spare filters alone: who proposes those repairs afterwards
     """
     operation = Operation(model, proposal, splits, run, align, max_accuracy_drop, remove_coupled)
     layers, spare = operation.layers(), operation.spare_layers()
@@ -81,6 +82,9 @@ def operate(
             if alone and not operation.removed():
                 operation.give_up_alignment()
                 cut(layers)
+            if alone and not operation.removed() and spare:
+                operation.ask_less_of_accuracy(align)
+                cut((), spare)
     operation.finish(renew_statistics)
     widths = {name: unit.width for name, unit in operation.parts.items()}
     return Pruned(

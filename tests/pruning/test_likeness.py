@@ -10,10 +10,11 @@ from harden.pruning.gated import GateSearch
 from harden.pruning.likeness import Likeness
 from harden.pruning.spare import Spare
 from harden.types import Filter, Run, Splits
-from tests.planted import GUILTY, Planted
+from tests.planted import GUILTY, TARGET, Planted
 from tests.pruning.nets import network, splits
 
 NEEDED = Filter("conv1", 2)
+LEAK = 1.55  # added to the guilty filter's bias: it begins to speak of clean pictures
 
 
 def test_by_the_formula(planted: Planted, planted_splits: Splits) -> None:
@@ -51,3 +52,19 @@ def test_spare_groups_go_as_long_as_the_same_is_said_and_one_goes_alone_where_no
 
     assert len(found(1e6)) == 3
     assert len(found(-1.0)) == 1
+
+
+def test_that_a_backdoor_speaks_of_clean_pictures_no_more_is_not_held_against_a_cut(
+    planted: Planted, planted_splits: Splits
+) -> None:
+    leaky = planted.model.copy()
+    with torch.no_grad():
+        leaky.network.get_submodule("bn1").bias[GUILTY.index] += LEAK  # type: ignore[operator, index]
+    images = planted_splits.tune
+    others = images.take((images.labels != TARGET).nonzero().flatten())
+    assert 0.1 < float(predict(leaky, others).softmax(1)[:, TARGET].mean()) < 0.9
+    moved = Likeness(leaky, images, seed=0).apart(planted.model)
+    assert moved > 0.1
+    for doubt, guilty in ((True, (GUILTY,)), (False, ())):
+        search = GateSearch(apart=moved / 2, max_accuracy_drop=1.0, doubt=doubt, spare=None)
+        assert search(leaky.copy(), planted_splits, planted.evidence, Run()).guilty == guilty

@@ -205,6 +205,19 @@ def test_a_repair_may_bring_back_more_before_widths_become_slow_ones(
         assert "nats" in strict.refusals[0].reason
 
 
+@pytest.mark.parametrize(("drop", "removed"), [(0.009, 8), (0.025, 8), (0.035, 0)])
+def test_something_always_goes_if_a_repair_can_bring_it_back(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch, drop: float, removed: int
+) -> None:
+    monkeypatch.setattr(guard.Guard, "price", lambda *_: guard.Price(drop, 0.0))
+    spare = tuple(Filter("conv1", i) for i in range(8, 16))
+    pruned = operate(planted.model, Proposal((), spare=spare), planted_splits, Run())
+    assert len(pruned.removed) == removed
+    assert pruned.layers[0].after == 16 - removed
+    strict = operate(planted.model, Proposal((), spare=spare), planted_splits, Run(), alone=False)
+    assert len(strict.removed) == (8 if drop < 0.01 else 0)
+
+
 def test_the_model_that_was_given_is_left_alone_even_if_it_is_frozen() -> None:
     model = network("residual").requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
