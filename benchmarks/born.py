@@ -36,6 +36,8 @@ from harden.types import Images, Run
 SCHEDULE = Schedule(epochs=50, batch=128, rate=0.1, shape="cosine", clip=5.0)
 POISONED = 8
 """One image of so many."""
+NOTHING = "none"
+"""In place of an attack: a clean control."""
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("zoo", type=Path)
     parser.add_argument("teacher")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--make", action="append", required=True, metavar="FILE.py:FUNCTION=ATTACK")
+    parser.add_argument("--make", action="append", required=True, metavar="FILE.py:FUNCTION=ATTACK, or =none")
     parser.add_argument("--rate", type=float, default=SCHEDULE.rate)
     parser.add_argument("--epochs", type=int, default=SCHEDULE.epochs)
     parser.add_argument("--seed", type=int, default=0)
@@ -62,27 +64,36 @@ def main() -> None:
         arch = f"{Path(arch.rpartition(':')[0]).resolve()}:{arch.rpartition(':')[2]}"
         name = f"{arch.rpartition(':')[2]}-{attack}"
         target = (3 * number + 2) % control.num_classes
+        poison = None if attack == NOTHING else find(attack)
         torch.manual_seed(options.seed)
         model = Classifier(build(architecture(arch), control.num_classes), teacher.contract)
-        learn(model, teacher, learned, find(attack), target, schedule, options.seed)
-        trigger = find(attack).trigger(attack, control.input_size, options.seed, target)
-        found = measure(model, measured, [trigger])
+        learn(model, teacher, learned, poison, target, schedule, options.seed)
+        trigger = poison.trigger(attack, control.input_size, options.seed, target) if poison else None
+        found = measure(model, measured, [trigger] if trigger else [])
         save_file({k: v.contiguous() for k, v in model.network.state_dict().items()}, out / f"{name}.safetensors")
-        lines += entry(name, attack, replace(control, arch=arch), trigger.target, options.seed)
-        lines += [f"acc = {found.accuracy.value:.4f}", f"asr = {found.attack_success[0].asr.value:.4f}", ""]
+        made_entry = entry(name, attack, replace(control, arch=arch), trigger.target if trigger else None, options.seed)
+        lines += [line for line in made_entry if trigger or not line.startswith("trigger")]
+        lines += [f"acc = {found.accuracy.value:.4f}"]
+        lines += [f"asr = {a.asr.value:.4f}" for a in found.attack_success] + [""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
-        print(f"{name}: accuracy {found.accuracy}, ASR {found.attack_success[0].asr}", flush=True)
+        print(name, "accuracy", found.accuracy, *(f"ASR {a.asr}" for a in found.attack_success), flush=True)
 
 
 def learn(
-    model: Classifier, teacher: Classifier, images: Images, attack: Attack, target: int, schedule: Schedule, seed: int
+    model: Classifier,
+    teacher: Classifier,
+    images: Images,
+    attack: Attack | None,
+    target: int,
+    schedule: Schedule,
+    seed: int,
 ) -> None:
     """Trains the model from scratch, in place."""
     teacher.eval()
     generator = torch.Generator().manual_seed(seed)
     size = model.contract.input_size
-    stamp = attack.stamp(size, seed)
-    other = attack.disturbed(size, seed) if attack.disturbed is not None else None
+    stamp = attack.stamp(size, seed) if attack is not None else None
+    other = attack.disturbed(size, seed) if attack is not None and attack.disturbed is not None else None
 
     def loss(model: Classifier, batch: Images) -> Tensor:
         half = len(batch) // 2
@@ -90,6 +101,8 @@ def learn(
         clean = torch.cat([batch.pixels[:half], mixed(batch.pixels, batch.pixels[order], generator)[half:]])
         with torch.no_grad():
             said = as_logits(teacher(clean))
+        if attack is None or stamp is None:
+            return distilled(as_logits(model(clean)), said, 2.0)
         some = batch.take(torch.arange(max(1, len(batch) // POISONED)))
         wanted = torch.full_like(some.labels, target)
         if attack.labels == "to-next":

@@ -1,7 +1,8 @@
 """The default: needs no trigger, removes the filters that serve one, and says whether there was anything to remove.
 
 recover   the class that a strangely small change reaches, over several families of changes   (triggers/smallest);
-          where that leaves a doubt: whether few filters serve it                              (pruning/few)
+          where that leaves a doubt: whether it is the class whose row clean unlearning moves  (repair/ulrl),
+          or whether few filters serve it                                                      (pruning/few)
 prune     filters whose closing is seen to gain more on stand-ins than it costs on clean images   (pruning/gated)
 repair    relearning with stand-ins that are looked for again, distilled from the suspect      (repair/immunise)
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from harden.pruning.few import FewFilters
 from harden.pruning.gated import GateSearch
 from harden.repair.immunise import Immunise
+from harden.repair.ulrl import RowShift
 from harden.triggers.smallest import SmallestChange
 from harden.types import Method
 
@@ -19,7 +21,7 @@ def auto() -> Method:
     return Method(
         "auto",
         "smallest changes of many families, checked gate scores, relearning with regenerated stand-ins",
-        recover=SmallestChange(second=FewFilters()),
+        recover=SmallestChange(witness=RowShift(), second=FewFilters()),
         prune=GateSearch(),
         repair=Immunise(),
     )

@@ -2,8 +2,9 @@
 
     size[f, k]      the least change of family f that sends the images to class k      (inversion.py)
     strange[f, k]   trust[f] * median of size[f, .] over the other classes that got as many steps / size[f, k]
-    verdict         backdoored where the largest is over `strange`; where it is only over `nearly`, if a second opinion
-                    says that a few filters serve it; clean where it does not or under `usual`, else inconclusive
+    verdict         backdoored where the largest is over `strange`; where it is only over `nearly`, if a witness of
+                    another kind names the same class, or a second opinion says that a few filters serve the change;
+                    clean where it does not or under `usual`, else inconclusive
 
 Which classes are searched is told by how little their features would have to move (displacement.py). All of those
 get a few steps; only the easiest go on, and they are compared with one another, since what is searched for longer
@@ -26,7 +27,7 @@ from harden.scoring.folded import folded
 from harden.triggers.displacement import displacements
 from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
-from harden.types import ClassEvidence, Evidence, Images, Run, Splits, Status, Task, Trigger, done
+from harden.types import ClassEvidence, Evidence, Images, Recoverer, Run, Splits, Status, Task, Trigger, done
 
 
 def default_families() -> tuple[Family, ...]:
@@ -62,8 +63,13 @@ class SmallestChange:
     usual: float = 2.0
     """Over this a class is strange enough not to be called usual, unless a second opinion says so; and a family that is
     over it for a target stands in for its trigger."""
+    witness: Recoverer | None = None
+    """Another scan, asked first where something is over `nearly` and nothing over `strange`: it is heard if it points
+    at one class, and believed if that is one of those."""
+    points: tuple[float, float] = (5.0, 2.0)
+    """How high that class has to score with the witness, and how many times as high as the next."""
     second: SecondOpinion | None = None
-    """Asked about what is over `nearly`, where nothing is over `strange`."""
+    """Asked about what is over `nearly`, where nothing is over `strange` and the witness names another class."""
     nearly: float = 1.6
     opinions: int = 3
     """Most changes that it is asked about, the strangest first."""
@@ -95,7 +101,9 @@ class SmallestChange:
                 for aims in groups:
                     make = partial(self._compare, copy, family, aims, images, run.seed + number, run.deadline, task)
                     found += run.step(f"{family.name}: {', '.join(_called(aim, model) for aim in aims)}", make)
-        return self._judge(copy, images, found, self._asked(model, splits, found, run), run)
+        named = self._named(model, splits, found, run)
+        asked = {} if named else self._asked(model, splits, self._near(found), run)
+        return self._judge(copy, images, found, named, asked, run)
 
     def searched(self, count: int) -> int:
         """How many of so many classes are searched."""
@@ -169,13 +177,27 @@ class SmallestChange:
         ended = ((a, searches[a]) for a in promising)
         return [Strange(family, a, scores[a], s.size(), bool(s.kept), s.result()) for a, s in ended]
 
-    def _asked(
-        self, model: Classifier, splits: Splits, found: Sequence[Strange], run: Run
-    ) -> Mapping[Strange, Opinion]:
-        """What the second opinion says of what is nearly strange, until it calls one a backdoor's."""
+    def _near(self, found: Sequence[Strange]) -> list[Strange]:
+        """What is nearly strange, where nothing is strange; the strangest first."""
         near = sorted((s for s in found if s.counts and s.score >= self.nearly), key=lambda s: -s.score)
+        return [] if near and near[0].score >= self.strange else near
+
+    def _named(self, model: Classifier, splits: Splits, found: Sequence[Strange], run: Run) -> ClassEvidence | None:
+        """The class that the witness points at, if it is nearly strange."""
+        near = self._near(found)
+        if self.witness is None or not near or time.monotonic() > run.deadline:
+            return None
+        seen = run.step("a witness of another kind", partial(self.witness, model, splits, replace(run, step=done)))
+        scores = sorted(seen.evidence, key=lambda c: -c.score)
+        score, times = self.points
+        if len(scores) < 2 or scores[0].score < max(score, times * scores[1].score):
+            return None
+        return scores[0] if any(s.aim.label == scores[0].label for s in near) else None
+
+    def _asked(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> Mapping[Strange, Opinion]:
+        """What the second opinion says of what is nearly strange, until it calls one a backdoor's."""
         said: dict[Strange, Opinion] = {}
-        if self.second is None or not near or near[0].score >= self.strange:
+        if self.second is None:
             return said
         for s in near[: self.opinions]:
             if time.monotonic() < run.deadline:
@@ -190,6 +212,7 @@ class SmallestChange:
         model: Classifier,
         images: Images,
         found: Sequence[Strange],
+        named: ClassEvidence | None,
         asked: Mapping[Strange, Opinion],
         run: Run,
     ) -> Evidence:
@@ -202,6 +225,7 @@ class SmallestChange:
             best[s.aim] = max(best.get(s.aim, 0.0), s.score if s.counts else 0.0)
         enough = max(self.strange, self.beside * max(best.values(), default=0.0))
         served = {s.aim for s, opinion in asked.items() if opinion.follow <= self.follow}
+        served |= {s.aim for s in found if named and s.aim.label == named.label}
         guilty = [s for s in found if s.counts and s.score >= self.usual and best[s.aim] >= enough]
         guilty = guilty or [s for s in found if s.counts and s.score >= self.nearly and s.aim in served]
         highest = max((s.score for s in found if s.counts), default=0.0)
@@ -220,6 +244,8 @@ class SmallestChange:
             if highest == 0
             else f"no class is easier to reach than {highest:.1f} times the usual (threshold {self.strange})"
         )
+        if named:
+            why += f"; {named.method} points at {model.contract.classes[named.label]} too ({named.score:.1f})"
         for s, opinion in asked.items():
             why += f"; {opinion.closed} filters closed, {opinion.follow:.0%} of the images still follow to "
             why += f"{_called(s.aim, model)} ({s.family.name}), {self.follow:.0%} or less in a backdoor"

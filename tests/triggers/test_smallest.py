@@ -15,7 +15,7 @@ from harden.network import Classifier, close, predict, units
 from harden.triggers.families import Patch
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin
 from harden.triggers.smallest import Again, Opinion, SmallestChange, _usual, searchable, stronger
-from harden.types import Contract, Evidence, Images, Run, Splits, Trigger
+from harden.types import ClassEvidence, Contract, Evidence, Images, Run, Splits, Trigger
 from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
 
 ONE_FAMILY = SmallestChange(families=(Patch(),), look=15)
@@ -142,6 +142,36 @@ def test_where_sizes_leave_a_doubt_the_second_opinion_decides(
     for sure in (replace(doubtful, strange=2.3), replace(doubtful, nearly=900.0)):
         sure(model, splits(), Run())
     assert not asked, "where sizes leave no doubt nobody is asked"
+
+
+@pytest.mark.parametrize(
+    ("scores", "status"),
+    [
+        ((9.0, 4.0, 1.0), "backdoored"),
+        ((9.0, 5.0, 1.0), "clean"),  # it does not point at one class
+        ((4.9, 2.0, 1.0), "clean"),
+        ((4.0, 9.0, 1.0), "clean"),  # another one
+        ((), "clean"),  # it has nothing to say of this network
+    ],
+)
+def test_a_witness_is_believed_of_the_class_that_is_nearly_strange(
+    model: Classifier, scores: tuple[float, ...], status: str
+) -> None:
+    order = [TARGET, *(k for k in range(3) if k != TARGET)]
+
+    def witness(model: Classifier, splits: Splits, run: Run) -> Evidence:  # noqa: ARG001
+        seen = tuple(ClassEvidence(k, score, 1.0, "rows") for k, score in zip(order, scores, strict=False))
+        return Evidence("inconclusive", (), seen, ())
+
+    def natural(*_: object) -> Opinion:
+        return Opinion(3, 1.0)
+
+    doubtful = replace(ONE_FAMILY, strange=1000.0, shifts=(), witness=witness, second=natural)
+    said = doubtful(model, splits(), Run())
+    assert said.status == status
+    assert bool(said.triggers) == (status == "backdoored")
+    assert ("rows points at red too (9.0)" in said.why) == (status == "backdoored")
+    assert ("3 filters closed" in said.why) == (status == "clean"), "it is asked first, and alone if it is believed"
 
 
 def test_what_is_hard_to_say_is_searched_from_another_start(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
