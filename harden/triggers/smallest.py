@@ -65,7 +65,7 @@ class SmallestChange:
     over it for a target stands in for its trigger."""
     witness: Recoverer | None = None
     """Another scan, asked first where something is over `nearly` and nothing over `strange`: it is heard if it points
-    at one class, and believed if that is one of those."""
+    at one class, and believed if that is one of those. What makes a family less to be trusted is nothing to it."""
     points: tuple[float, float] = (5.0, 2.0)
     """How high that class has to score with the witness, and how many times as high as the next."""
     second: SecondOpinion | None = None
@@ -101,8 +101,8 @@ class SmallestChange:
                 for aims in groups:
                     make = partial(self._compare, copy, family, aims, images, run.seed + number, run.deadline, task)
                     found += run.step(f"{family.name}: {', '.join(_called(aim, model) for aim in aims)}", make)
-        named = self._named(model, splits, found, run)
-        asked = {} if named else self._asked(model, splits, self._near(found), run)
+        named = self._named(model, splits, self._near(found, lambda s: s.times), run)
+        asked = {} if named else self._asked(model, splits, self._near(found, lambda s: s.score), run)
         return self._judge(copy, images, found, named, asked, run)
 
     def searched(self, count: int) -> int:
@@ -177,14 +177,15 @@ class SmallestChange:
         ended = ((a, searches[a]) for a in promising)
         return [Strange(family, a, scores[a], s.size(), bool(s.kept), s.result()) for a, s in ended]
 
-    def _near(self, found: Sequence[Strange]) -> list[Strange]:
-        """What is nearly strange, where nothing is strange; the strangest first."""
-        near = sorted((s for s in found if s.counts and s.score >= self.nearly), key=lambda s: -s.score)
-        return [] if near and near[0].score >= self.strange else near
+    def _near(self, found: Sequence[Strange], score: Callable[[Strange], float]) -> list[Strange]:
+        """What is nearly strange by this score, where nothing is strange; the strangest first."""
+        counted = [s for s in found if s.counts]
+        if any(s.score >= self.strange for s in counted):
+            return []
+        return sorted((s for s in counted if score(s) >= self.nearly), key=lambda s: -score(s))
 
-    def _named(self, model: Classifier, splits: Splits, found: Sequence[Strange], run: Run) -> ClassEvidence | None:
+    def _named(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> ClassEvidence | None:
         """The class that the witness points at, if it is nearly strange."""
-        near = self._near(found)
         if self.witness is None or not near or time.monotonic() > run.deadline:
             return None
         seen = run.step("a witness of another kind", partial(self.witness, model, splits, replace(run, step=done)))
@@ -225,9 +226,10 @@ class SmallestChange:
             best[s.aim] = max(best.get(s.aim, 0.0), s.score if s.counts else 0.0)
         enough = max(self.strange, self.beside * max(best.values(), default=0.0))
         served = {s.aim for s, opinion in asked.items() if opinion.follow <= self.follow}
-        served |= {s.aim for s in found if named and s.aim.label == named.label}
         guilty = [s for s in found if s.counts and s.score >= self.usual and best[s.aim] >= enough]
         guilty = guilty or [s for s in found if s.counts and s.score >= self.nearly and s.aim in served]
+        if named and not guilty:
+            guilty = [s for s in found if s.counts and s.times >= self.nearly and s.aim.label == named.label]
         highest = max((s.score for s in found if s.counts), default=0.0)
         late = time.monotonic() > run.deadline
         natural = bool(asked) and all(opinion.follow >= self.stay for opinion in asked.values())
@@ -236,7 +238,8 @@ class SmallestChange:
         ordered = [s.aim.label for s in sorted(guilty, key=lambda s: -s.score)]
         targets = tuple(dict.fromkeys(label for label in ordered if label is not None))
         triggers = [s.trigger(change) for s in guilty for change in self._stand_ins(model, s, images, run)]
-        names = ", ".join(f"{_called(s.aim, model)} ({s.family.name}, {s.score:.1f} times)" for s in guilty)
+        told = [(s, s.times if named else s.score) for s in guilty]
+        names = ", ".join(f"{_called(s.aim, model)} ({s.family.name}, {score:.1f} times)" for s, score in told)
         why = (
             f"strangely easy to reach: {names}"
             if guilty
@@ -292,16 +295,21 @@ class Strange:
     family: Family
     aim: Aim
     score: float
-    """How many times smaller than usual."""
+    """How many times smaller than usual, as far as the family is trusted."""
     size: float
     counts: bool
     """Only a change that was seen to succeed is evidence."""
     change: Change
 
     @property
+    def times(self) -> float:
+        """The same for a family that is trusted."""
+        return self.score / self.family.trust
+
+    @property
     def usual(self) -> float:
         """The size that is usual."""
-        return self.score / self.family.trust * self.size
+        return self.times * self.size
 
     def trigger(self, change: Change) -> Trigger:
         """A change for this aim, with what is known of its size."""

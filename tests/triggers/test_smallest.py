@@ -192,8 +192,15 @@ def test_what_is_hard_to_say_is_searched_from_another_start(model: Classifier, m
 
 
 def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
-    distrusted = replace(ONE_FAMILY, families=(Patch(trust=0.01),))(model, splits(), Run())
+    distrusting = replace(ONE_FAMILY, families=(Patch(trust=0.01),), shifts=())
+    distrusted = distrusting(model, splits(), Run())
     assert (distrusted.status, distrusted.target_classes, distrusted.triggers) == ("clean", (), ())
+
+    def witness(model: Classifier, splits: Splits, run: Run) -> Evidence:  # noqa: ARG001
+        return Evidence("inconclusive", (), tuple(ClassEvidence(k, 9.0 * (k == TARGET), 1, "rows") for k in (0, 1)), ())
+
+    believed = replace(distrusting, witness=witness)(model, splits(), Run())
+    assert (believed.status, believed.target_classes) == ("backdoored", (TARGET,)), "what a witness has seen apart"
 
 
 def test_what_is_usual_is_told_by_searches_that_succeeded_if_there_are_any(model: Classifier) -> None:
