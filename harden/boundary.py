@@ -58,18 +58,33 @@ def _ended(main: Callable[[], object]) -> int:
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer exits with 1 then, which only the policy may do
             return broken_pipe()
+        if end.code == INTERRUPTED:  # typer has caught Ctrl-C and says nothing
+            return interrupted(_behind(end))
         return end.code if isinstance(end.code, int) else 0 if end.code is None else TROUBLE
     except HardenError as error:
         return refuse(error)
     except KeyboardInterrupt as error:
-        say(f"Interrupted. {noted(error) or 'Nothing was left behind.'}")
-        return INTERRUPTED
+        return interrupted(error)
     except BrokenPipeError:
         return broken_pipe()
     except MemoryError:
         return out_of_memory("There is not enough memory")
     except Exception as error:
         return foreign(error)
+
+
+def interrupted(error: BaseException) -> int:
+    """What a run that was interrupted has left to go on from."""
+    say(f"Interrupted. {noted(error) or 'Nothing was left behind.'}")
+    return INTERRUPTED
+
+
+def _behind(end: BaseException) -> BaseException:
+    """The interrupt that typer turned into an end, or that end."""
+    found: BaseException | None = end
+    while found is not None and not isinstance(found, KeyboardInterrupt):
+        found = found.__cause__ or found.__context__
+    return found or end
 
 
 def refuse(error: HardenError) -> int:

@@ -242,6 +242,7 @@ def test_an_interrupted_run_leaves_nothing(sample: Path, tmp_path: Path, sent: s
     rest = process.stderr.read()
     assert process.wait(timeout=60) == code, rest
     assert "Traceback" not in rest
+    assert ("Interrupted. Nothing was left behind." in rest) == (sent == signal.SIGINT)
     assert list(tmp_path.iterdir()) == []
 
 
