@@ -134,11 +134,9 @@ class GateSearch:
             if not worth < (1 - self.least) * now:
                 return None
             with closed(parts, [filter]):
-                seen = lookout(model, number, (filter,), now - worth)
-                moved = likeness.apart(model) - nearest
                 lost = start.lost(standing(model, lookout.clean))
-            if lost <= self.max_accuracy_drop and moved <= self.apart:
-                return seen
+                if lost <= self.max_accuracy_drop and likeness.apart(model) - nearest <= self.apart:
+                    return lookout(model, number, (filter,), now - worth)
         return None
 
     def _worth(self, model: Classifier, clean: Images, twins: Images) -> float:
