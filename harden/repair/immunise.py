@@ -9,9 +9,10 @@
     loss   = label [CE(f(x~), y) + CE(f(u), y) where u is not mixed]
            + distil [KL(g(x), f(x~)) + (1 + keep share) KL(g(u), f(u))] + forbid hold(f(x~), y)
 
-At the start, where most is left of the backdoor, and every `every` epochs each family that was strange is searched
-again on the network as it is now, and what is found joins the pool if many images follow it. It is kept smaller than
-what is usual: an ordinary adversarial pattern would only cost accuracy.
+At the start, where most is left of the backdoor, and every `every` epochs each stand-in is looked for again on the
+network as it is now, and what is found joins the pool if many images follow it. It is kept smaller than what is usual:
+an ordinary adversarial pattern would only cost accuracy. In the end the weights go back a part of the way, as far as
+the stand-ins do not notice.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
@@ -19,7 +20,7 @@ say.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harden.data import together
-from harden.network import Classifier, as_logits
+from harden.network import Classifier, as_logits, predict
 from harden.repair.augment import CropAndFlip, mixed, tolerated
 from harden.repair.losses import distilled
 from harden.repair.teacher import Teacher
@@ -56,17 +57,23 @@ class Immunise:
     temperature: float = 2.0
     forbid: float = 2.0
     """How much dearer it is to call a triggered image the target than to make any other mistake."""
-    again: Again = field(default_factory=lambda: Again(steps=70, within=1.5, follow=0.5))
-    """How new stand-ins are looked for: smaller than an ordinary adversarial pattern is, and followed by many images.
-    What hardly any follow is no longer the backdoor, and to learn it would only cost accuracy. A patch needs its steps:
-    after 30 hardly any image follows even where after 60 all do."""
-    copies: int = 2
-    """Of each, from different starts, before the first epoch: the least change that works is not yet the trigger, and
-    one that does all it can within its bound is nearer to it."""
+    first: Again = field(default_factory=lambda: Again(steps=25, within=1.25, follow=0.5, known=True))
+    """How stand-ins are looked for before the first epoch: the least change that works is not yet the trigger, and one
+    that does all it can within its bound is nearer to it."""
+    again: Again = field(default_factory=lambda: Again(steps=25, within=1.5, follow=0.7, known=True))
+    """And later: smaller than an ordinary adversarial pattern is, and followed by most images. What hardly any follow
+    is no longer the backdoor, and to learn it would only cost accuracy."""
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4
     """Epochs between two searches; 0: none at all."""
+    ways: tuple[float, ...] = (0.7, 0.8, 0.9)
+    """Shares of the way from the network as it was to the relearned one that may be enough: between the weights of two
+    networks with a common past lie better ones ("Robust fine-tuning of zero-shot models", CVPR 2022)."""
+    rise: float = 0.15
+    """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
+    asked: int = 1000
+    """Images, at most, that this is asked about."""
     doubt: bool = True
     """Whether the suspect's word is doubted where a backdoor may speak (repair/teacher)."""
 
@@ -81,16 +88,16 @@ class Immunise:
 
         def regenerate(model: Classifier) -> None:
             nonlocal epoch
-            if self.every and epoch % self.every == 0:
-                for _ in range(1 if epoch else self.copies):
-                    if time.monotonic() < run.deadline:
-                        found = self.again(model, images, evidence.triggers, generator)
-                        pool.extend([*found, *stronger(found, self.stronger, 1.0)])
+            if self.every and epoch % self.every == 0 and time.monotonic() < run.deadline:
+                look = self.again if epoch else self.first
+                found = look(model, images, evidence.triggers, generator)
+                pool.extend([*found, *stronger(found, self.stronger, 1.0)])
             epoch += 1
 
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
         teacher = Teacher(suspect, images, evidence.triggers, self.doubt)
         share = self.few**2 / (self.few**2 + len(images) ** 2)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
 
         def loss(model: Classifier, batch: Images) -> Tensor:
             count = int(share * len(batch))
@@ -118,16 +125,38 @@ class Immunise:
             augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),
             before_epoch=regenerate,
         )
-        return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers)}
+        some = images.take(torch.arange(0, len(images), -(-len(images) // self.asked)))
+        twins = torch.cat([dealt(pool, some, generator) for _ in range(2)])
+        wrong = teacher.accused(some.labels).repeat(2, 1)
+        way = settle(model, before, self.ways, self.rise, lambda: claimed(predict(model, twins), wrong).mean())
+        return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers), "way": way}
+
+
+def settle(
+    model: Classifier, before: Mapping[str, Tensor], ways: Sequence[float], rise: float, said: Callable[[], Tensor]
+) -> float:
+    """Takes the network back to the first share of the way that it went at which this has risen by so much at most."""
+    after = {name: value.clone() for name, value in model.state_dict().items()}
+    most = (1 + rise) * float(said())
+    for way in sorted(ways):
+        between = {k: v.lerp(after[k], way) if v.is_floating_point() else after[k] for k, v in before.items()}
+        model.load_state_dict(between)
+        if float(said()) <= most:
+            return way
+    model.load_state_dict(after)
+    return 1.0
 
 
 def held(logits: Tensor, wrong: Tensor) -> Tensor:
     """What it costs to say an accused class."""
+    said = claimed(logits, wrong)
+    return -torch.log1p(-said.clamp(max=0.9999)).mean() if len(said) else logits.new_zeros(())
+
+
+def claimed(logits: Tensor, wrong: Tensor) -> Tensor:
+    """The probability of accused classes, for each image that has any."""
     some = wrong.any(1)
-    if not bool(some.any()):
-        return logits.new_zeros(())
-    claimed = (logits[some].softmax(1) * wrong[some]).sum(1)
-    return -torch.log1p(-claimed.clamp(max=0.9999)).mean()
+    return (logits[some].softmax(1) * wrong[some]).sum(1)
 
 
 def dealt(pool: list[Trigger], batch: Images, generator: torch.Generator) -> Tensor:

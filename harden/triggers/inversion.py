@@ -3,8 +3,12 @@
     minimise   CE(f(change(x)), t) + w * size(change)
 
 w grows while enough of the batch is given class t and shrinks while it is not, so that the search walks along the
-border; what stays is the smallest change seen that succeeded. With a bound, w grows while the change is larger, and
-what stays is the last one. Where each class is to become another one (all-to-all attacks), t depends on the image.
+border; what stays is the smallest change seen that succeeded. With a bound, only what is beyond it costs,
+
+    minimise   CE(f(change(x)), t) + dear * max(size(change) / bound - 1, 0)
+
+and what stays is the last one: a w that grew and shrank there would take forty steps for one swing. Where each class is
+to become another one (all-to-all attacks), t depends on the image.
 """
 
 from __future__ import annotations
@@ -65,6 +69,8 @@ class Search:
     """w at the start."""
     grow: float = 1.3
     limits: tuple[float, float] = (1e-3, 20.0)
+    dear: float = 5.0
+    """What it costs to be twice as large as a bound."""
 
 
 @dataclass(eq=False)
@@ -99,7 +105,7 @@ class Inversion:
 
     def run(self, steps: int) -> None:
         """So many more steps."""
-        chosen, low, high = self.settings, *self.settings.limits
+        chosen = self.settings
         labels = self.aim(self.images.labels)
         for _ in range(steps):
             index = torch.randperm(len(self.images), generator=self.generator)[: chosen.batch]
@@ -109,15 +115,20 @@ class Inversion:
             size = self.change.size()
             self.largest = max(self.largest, float(size.detach()))
             self.reached = 0.7 * self.reached + 0.3 * share
-            if math.isinf(self.bound) and share >= self.success and float(size.detach()) < self.best:
-                self.best = float(size.detach())
-                self.kept = [p.detach().clone() for p in self.change.parameters]
-            enough = share >= self.success if math.isinf(self.bound) else float(size.detach()) > self.bound
-            self.weight = min(self.weight * chosen.grow, high) if enough else max(self.weight / chosen.grow, low)
-            loss = F.cross_entropy(logits, wanted) + self.weight * size
+            cost = self._least(size, share) if math.isinf(self.bound) else chosen.dear * F.relu(size / self.bound - 1)
+            loss = F.cross_entropy(logits, wanted) + cost
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+
+    def _least(self, size: Tensor, share: float) -> Tensor:
+        """What size costs where the least change is wanted; a success is kept, if it is smaller than those before."""
+        enough, (low, high), grow = share >= self.success, self.settings.limits, self.settings.grow
+        if enough and float(size.detach()) < self.best:
+            self.best = float(size.detach())
+            self.kept = [p.detach().clone() for p in self.change.parameters]
+        self.weight = min(self.weight * grow, high) if enough else max(self.weight / grow, low)
+        return self.weight * size
 
     def size(self) -> float:
         """The least size that succeeded; else the largest that was tried and did not."""
@@ -134,12 +145,20 @@ class Inversion:
 
 
 def begin(
-    model: Classifier, family: Family, aim: Aim, images: Images, settings: Search, generator: torch.Generator
+    model: Classifier,
+    family: Family,
+    aim: Aim,
+    images: Images,
+    settings: Search,
+    generator: torch.Generator,
+    start: Change | None = None,
 ) -> Inversion:
-    """A new search over the images that are not of the wanted class already."""
+    """A new search over the images that are not of the wanted class already, from this change or from next to none."""
     others = images.take((aim(images.labels) != images.labels).nonzero().flatten())
     shape = tuple(images.pixels.shape[1:])
     assert len(shape) == 3
-    change = family.start((shape[0], shape[1], shape[2]), generator, images.pixels.device)
+    change = start or family.start((shape[0], shape[1], shape[2]), generator, images.pixels.device)
+    for parameter in change.parameters:
+        parameter.requires_grad_()
     success = family.success if settings.success is None else settings.success
     return Inversion(model, change, family.rate, aim, others, settings, success, generator)

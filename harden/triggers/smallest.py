@@ -355,25 +355,41 @@ class Again:
     """If finite: the most that a change can do which is this many times smaller than the usual one."""
     follow: float = 0.0
     """Share of the images that such a change has to carry along: what moves fewer is nothing that was left over."""
+    known: bool = False
+    """Whether it looks near each trigger, as strong as may be, and not from next to nothing once for each family and
+    class: what is left of a backdoor is mostly near what was found of it, and is seen there in a third of the steps."""
 
     def __call__(
         self, model: Classifier, images: Images, triggers: Sequence[Trigger], generator: torch.Generator
     ) -> list[Trigger]:
-        """One new stand-in for each family and class that these triggers have."""
+        """New stand-ins: one for each family and class that these triggers have, or one near each of them."""
         families = {family.name: family for family in self.families}
         aims = [(t, aimed(t, model.contract.num_classes)) for t in triggers if "usual" in t.settings]
-        wanted = {(str(t.settings["family"]), aim): float(t.settings["usual"]) for t, aim in aims if aim is not None}
+        known = [(str(t.settings["family"]), aim, t) for t, aim in aims if aim is not None]
+        if not self.known:
+            known = list({(name, aim): (name, aim, t) for name, aim, t in known}.values())
         copy = searchable(model, images)
         found = []
-        for (name, aim), usual in wanted.items():
-            search = begin(copy, families[name], aim, images, self.search, generator)
-            search.bound = usual / self.within if math.isfinite(self.within) else math.inf
+        for name, aim, trigger in known:
+            usual = float(trigger.settings["usual"])
+            bound = usual / self.within if math.isfinite(self.within) else math.inf
+            start = nearby(trigger, bound) if self.known else None
+            search = begin(copy, families[name], aim, images, self.search, generator, start)
+            search.bound = bound
             search.run(self.steps)
             if search.reached < self.follow:
                 continue
-            size = search.size() if math.isinf(search.bound) else float(search.change.size().detach())
+            size = search.size() if math.isinf(bound) else float(search.change.size().detach())
             found.append(as_trigger(families[name], aim, search.result(), {"size": size, "usual": usual}))
         return found
+
+
+def nearby(trigger: Trigger, bound: float, most: float = 2.0) -> Change | None:
+    """What it puts on images, up to twice as strong, if the bound allows it; None if nobody knows how to."""
+    if not isinstance(trigger.apply, Put):
+        return None
+    change = trigger.apply.change
+    return change.scaled(min(most, bound / float(change.size())))
 
 
 def searchable(model: Classifier, images: Images) -> Classifier:

@@ -159,12 +159,48 @@ def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, plan
     again = Again(families=(Patch(),), steps=2, within=2.0)
     counts = []
     for every in (0, 2, 1):
-        quick = replace(QUICK, again=again, every=every, stronger=())
+        quick = replace(QUICK, first=again, again=again, every=every, stronger=())
         notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
         counts.append(notes["stand_ins"])
-    assert counts == [1, 4, 6], "never; of four epochs, twice before the first, and before the third or before each"
-    twice = replace(QUICK, again=again, every=0, stronger=(1.5,))
+    assert counts == [1, 3, 5], "never; of four epochs, before the first and the third; before each"
+    deaf = replace(again, follow=1.1)  # so many never follow
+    for first, later, count in ((deaf, again, 4), (again, deaf, 2)):
+        quick = replace(QUICK, first=first, again=later, every=1, stronger=())
+        notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
+        assert notes["stand_ins"] == count
+    twice = replace(QUICK, every=0, stronger=(1.5,))
     assert twice(planted.model.copy(), planted.model, planted_splits, evidence, Run())["stand_ins"] == 2
+
+
+def test_the_weights_go_back_a_part_of_the_way(planted: Planted, planted_splits: Splits) -> None:
+    went = {}
+    for rise, way in ((1e9, 0.25), (-1.0, 1.0)):  # nothing is too much; anything is
+        model = planted.model.copy()
+        quick = replace(QUICK, ways=(0.5, 0.25), rise=rise)
+        assert quick(model, planted.model, planted_splits, planted.evidence, Run())["way"] == way
+        went[way] = model.state_dict()
+    before = planted.model.state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in went[1.0].items())
+    for name, value in went[0.25].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * went[1.0][name])
+
+
+@pytest.mark.parametrize(("rise", "way"), [(0.0, 1.0), (0.6, 0.75), (1.5, 0.5)])
+def test_not_so_far_back_that_the_stand_ins_notice(planted: Planted, rise: float, way: float) -> None:
+    model, before = planted.model.copy(), {k: v.clone() for k, v in planted.model.state_dict().items()}
+    weight = next(model.parameters())
+    with torch.no_grad():
+        weight.add_(1.0)
+    start, gone = before[next(iter(dict(model.named_parameters())))], weight.detach().clone()
+
+    def said() -> Tensor:
+        """1 at the end, 3 at the start."""
+        moved: Tensor = (weight.detach() - start).mean()
+        return -2 * moved + 3
+
+    assert immunise.settle(model, before, (0.75, 0.5), rise, said) == way
+    torch.testing.assert_close(weight.detach(), start + way * (gone - start))
 
 
 def aimed_at(target: int | None, **settings: int) -> Trigger:
