@@ -14,7 +14,7 @@ from torch import nn
 from harden.network import Classifier, close, predict, units
 from harden.triggers.families import Patch
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin
-from harden.triggers.smallest import Again, Opinion, SmallestChange, _usual, searchable, stronger
+from harden.triggers.smallest import Again, Opinion, Put, SmallestChange, _usual, nearby, searchable, stronger
 from harden.types import ClassEvidence, Contract, Evidence, Images, Run, Splits, Trigger
 from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
 
@@ -289,3 +289,30 @@ def test_the_search_borrows_the_model(model: Classifier) -> None:
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert copy.contract.classes == CLASSES
     torch.testing.assert_close(predict(copy, pictures()), predict(model, pictures()), atol=1e-3, rtol=1e-3)
+
+
+def test_near_what_is_known_it_is_found_in_few_steps(model: Classifier, found: Evidence) -> None:
+    assert len(found.triggers) == 2
+
+    def look(known: bool, now: Classifier) -> list[Trigger]:
+        again = Again(families=(Patch(),), steps=4, within=1.25, follow=0.5, known=known)
+        return again(now, pictures(), found.triggers, torch.Generator().manual_seed(1))
+
+    near = look(True, model)
+    assert [t.target for t in near] == [TARGET, TARGET], "one near each of them"
+    assert all(t.settings["size"] > first.settings["size"] for t, first in zip(near, found.triggers, strict=True))
+    assert look(False, model) == [], "from nothing four steps are too few"
+    assert look(True, closed(model)) == [], "nothing is left of it"
+    for trigger in found.triggers:
+        assert isinstance(trigger.apply, Put)
+        assert not any(p.requires_grad for p in trigger.apply.change.parameters), "what is known stays as it is"
+
+
+def test_nearby_is_as_strong_as_the_bound_allows(found: Evidence) -> None:
+    (first, *_) = found.triggers
+    size = first.settings["size"]
+    for bound, times in ((math.inf, 2.0), (1.5 * size, 1.5), (0.5 * size, 0.5)):
+        change = nearby(first, bound)
+        assert change is not None
+        assert float(change.size()) == pytest.approx(times * size, rel=0.02)
+    assert nearby(Trigger("given", "given", TARGET, lambda images: images), 1.0) is None
