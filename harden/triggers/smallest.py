@@ -56,6 +56,8 @@ class SmallestChange:
     """What a family's strangest class has to reach for the second look."""
     looked: int = 3
     """How many classes that is, in each family; the two whose features are easiest to move always belong to them."""
+    compared: int = 4
+    """And how many at least, since of two others the easier would stand for what is usual: a target's neighbour."""
     strange: float = 2.3
     """A class this many times easier to reach than the usual one is called the target of a backdoor."""
     beside: float = 0.6
@@ -94,7 +96,7 @@ class SmallestChange:
         if model.contract.num_classes > max(self.shifts, default=0) and len(self.shifts) > 1:
             groups.append([ToNext(model.contract.num_classes, by) for by in self.shifts])
         found: list[Strange] = []
-        total = sum(len(aims) * self.glance + 2 * min(len(aims), self.looked + 1) * self.look for aims in groups)
+        total = sum(len(aims) * self.glance + 2 * min(len(aims), self.compared) * self.look for aims in groups)
         total *= len(self.families)
         with run.progress.task("looking for strangely small changes", total) as task:
             for number, family in enumerate(self.families):
@@ -155,8 +157,7 @@ class SmallestChange:
             if len(searches[aim].images) and time.monotonic() < deadline:
                 searches[aim].run(self.glance)
             task.advance(self.glance, f"{family.name}, {_called(aim, model)}")
-        promising = sorted(aims, key=lambda a: (_promise(searches[a]), aims.index(a)))[: self.looked]
-        promising += [a for a in aims[:2] if a not in promising]
+        promising = self._promising(aims, searches)
         scores: dict[Aim, float] = {}
         for look, again in enumerate(("again", "once more", "from another start")):
             best = max(scores.values(), default=math.inf)
@@ -176,6 +177,13 @@ class SmallestChange:
             scores = {a: family.trust * _usual(chosen, a) / chosen[a].size() for a in chosen}
         ended = ((a, searches[a]) for a in promising)
         return [Strange(family, a, scores[a], s.size(), bool(s.kept), s.result()) for a, s in ended]
+
+    def _promising(self, aims: Sequence[Aim], searches: Mapping[Aim, Inversion]) -> list[Aim]:
+        """Those that go on: the easiest after the first steps, the first two, and enough others to compare with."""
+        order = sorted(aims, key=lambda a: (_promise(searches[a]), aims.index(a)))
+        chosen = order[: self.looked]
+        chosen += [a for a in aims[:2] if a not in chosen]
+        return chosen + [a for a in order if a not in chosen][: max(0, self.compared - len(chosen))]
 
     def _near(self, found: Sequence[Strange], score: Callable[[Strange], float]) -> list[Strange]:
         """What is nearly strange by this score, where nothing is strange; the strangest first."""

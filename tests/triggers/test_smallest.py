@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -201,6 +202,21 @@ def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
 
     believed = replace(distrusting, witness=witness)(model, splits(), Run())
     assert (believed.status, believed.target_classes) == ("backdoored", (TARGET,)), "what a witness has seen apart"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "chosen"),
+    [
+        ((3.0, 4.0, 9.0, 5.0, 8.0, 7.0), [0, 1, 3, 5]),  # the first two are among the easiest: one more to compare with
+        ((3.0, 9.0, 8.0, 5.0, 4.0, 7.0), [0, 4, 3, 1]),
+        ((9.0, 8.0, 3.0, 5.0, 4.0, 7.0), [2, 4, 3, 0, 1]),
+        ((3.0, 4.0), [0, 1]),
+    ],
+)
+def test_three_others_at_least_tell_what_is_usual(sizes: tuple[float, ...], chosen: list[int]) -> None:
+    aims = [ToClass(k) for k in range(len(sizes))]
+    searches: Any = {aim: SimpleNamespace(kept=[1], best=size) for aim, size in zip(aims, sizes, strict=True)}
+    assert [aim.label for aim in SmallestChange()._promising(aims, searches)] == chosen
 
 
 def test_what_is_usual_is_told_by_searches_that_succeeded_if_there_are_any(model: Classifier) -> None:
