@@ -25,7 +25,14 @@ from harden.pruning.gated import GateSearch
 from harden.pruning.surgery import operate
 from harden.registry import find
 from harden.repair.immunise import Immunise
+from harden.triggers.smallest import Again
 from harden.types import Evidence, Images, Pruned, Run, Splits, Trigger
+
+
+def blind(look: Again) -> Again:
+    """As long a search that starts from next to nothing, and not near what is known."""
+    return replace(look, known=False)
+
 
 CUTS: dict[str, GateSearch] = {
     "best guess closed unchecked": GateSearch(candidates=1, least=-math.inf),
@@ -40,7 +47,10 @@ RELEARNING: dict[str, Immunise] = {
     "the target not forbidden": Immunise(forbid=0.0),
     "no stronger copies": Immunise(stronger=()),
     "nothing looked for again": Immunise(every=0),
+    "not looked for before relearning begins": Immunise(first=replace(Immunise().first, steps=0)),
     "all that is found again is learned": Immunise(again=replace(Immunise().again, follow=0.0)),
+    "looked for from nothing": Immunise(first=blind(Immunise().first), again=blind(Immunise().again)),
+    "the whole way": Immunise(ways=()),
     "nothing mixed": Immunise(few=0.0),
 }
 
