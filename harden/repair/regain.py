@@ -1,6 +1,6 @@
 """Accuracy comes back after filters went that clean images had some use for.
 
-    x, y    clean images            u = half of them a strong(x) + (1 - a) x, a uniform in [0, 1],
+    x, y    clean images            u = half of them a strong(x) + (1 - a) x', a uniform in [0, 1], x' another image,
                                         and half of them turned, stretched and recoloured
     loss    CE( f(x), y ) + distil T^2 KL( f0(.)/T || f(.)/T )     on x and u; f0 is the network before the cut
 
@@ -75,12 +75,12 @@ class Regain:
         )
 
     def strange(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Strange pictures that only the teacher can name: half of them moved, mirrored and recoloured, with what they
-        were shining through; the others turned, stretched and recoloured.
+        """Strange pictures that only the teacher can name: half of them moved, mirrored and recoloured, with another
+        picture shining through; the others turned, stretched and recoloured.
         """
         half = len(pixels) // 2
         moved = CropAndFlip(self.padding, flip=True)(pixels[half:], generator)
-        through = mixed(self.recoloured(moved, generator), pixels[half:], generator)
+        through = mixed(self.recoloured(moved, generator), pixels[half:].roll(1, 0), generator)
         alone = turned(pixels[:half], generator, self.angle, self.stretch, self.shift)
         return torch.cat([self.recoloured(alone, generator), through])
 

@@ -144,10 +144,15 @@ def test_pictures_are_turned_stretched_and_moved_each_by_itself() -> None:
         assert len(changed.flatten(1).unique(dim=0)) == 6
 
 
-def test_half_of_the_strange_pictures_are_turned_and_half_shine_through_themselves() -> None:
+def test_half_of_the_strange_pictures_are_turned_and_through_half_another_one_shines() -> None:
     pixels = torch.linspace(0.1, 0.9, 8).view(8, 1, 1, 1).expand(8, 3, 8, 8)
     plain = Regain(contrast=0.0, brightness=0.0, padding=0).strange(pixels, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(plain, pixels)  # each is of one colour: turned or mixed with itself, it stays what it is
+    torch.testing.assert_close(plain[:4], pixels[:4])  # each is of one colour, and stays that when it is turned
+    one, other = pixels[4:], pixels[[7, 4, 5, 6]]
+    share = (plain[4:] - other) / (one - other)
+    torch.testing.assert_close(share, share[:, :1, :1, :1].expand_as(share))
+    assert bool(((share >= 0) & (share <= 1)).all())
+    assert len(share[:, 0, 0, 0].unique()) == 4
     seen = Regain().strange(pixels, torch.Generator().manual_seed(0))
     assert bool(((seen >= 0) & (seen <= 1)).all())
     assert bool((seen[:4].std((2, 3)) < 1e-6).all()), "turned and recoloured: still of one colour"
