@@ -109,14 +109,15 @@ def shrink(
     if budget.speedup is None and budget.max_bytes is None:
         raise UsageError("a budget needs a speed-up or a size.", hint="Give --target-speedup or --max-size.")
     macs = macs_by_layer(model.network, model.contract.input_size)
-    layers = _layers(model, splits, proposal, run, macs, align)
+    costs = guard.costs(model, units(model), named(model, splits.tune, run.seed, MIXTURES))
+    layers = _layers(model, splits, proposal, costs, macs, align)
     longer = min(LONGER, max(1.0, LONGER * SMALL / max(1, sum(macs.values()))))
     every = sum(unit.width for unit in units(model).values())
     attempts: list[Attempt] = []
 
     def cut(blocks: Sequence[_Block]) -> Pruned:
         more = [Filter(block.layer, channel) for block in blocks for channel in block.channels]
-        done = _operate(model, proposal, more, splits, run, align)
+        done = _operate(model, proposal, more, splits, run, align, costs)
         return replace(done, stopped_because=proposal.stopped_because)
 
     with Stopwatch(
@@ -228,7 +229,12 @@ class _Layer:
 
 
 def _layers(
-    model: Classifier, splits: Splits, proposal: Proposal, run: Run, macs: Mapping[str, int], align: int
+    model: Classifier,
+    splits: Splits,
+    proposal: Proposal,
+    costs: Mapping[str, Tensor],
+    macs: Mapping[str, int],
+    align: int,
 ) -> list[_Layer]:
     """Every set of coupled channels that can be cut, once."""
     parts = units(model)
@@ -237,7 +243,6 @@ def _layers(
     graph = Graph.of(network, ((example - model.mean) / model.std).double())
     if isinstance(graph, str):
         raise UsageError(f"no budget can be kept: this network cannot be cut ({graph}).")
-    costs = guard.costs(model, parts, named(model, splits.tune, run.seed, MIXTURES))
     weights = {name: sum(p.numel() for p in module.parameters()) for name, module in model.network.named_modules()}
     guilty = set(proposal.guilty)
     found: list[_Layer] = []
@@ -322,12 +327,20 @@ def _ranked(
     return sorted(((channel, cost(channel)) for channel in range(reach.width)), key=lambda pair: (pair[1], pair[0]))
 
 
-def _operate(model: Classifier, proposal: Proposal, more: list[Filter], splits: Splits, run: Run, align: int) -> Pruned:
+def _operate(
+    model: Classifier,
+    proposal: Proposal,
+    more: list[Filter],
+    splits: Splits,
+    run: Run,
+    align: int,
+    costs: Mapping[str, Tensor],
+) -> Pruned:
     """Surgery without its own guard, since the weights relearn; nothing useless stays behind, closed for no gain."""
     guilty = set(proposal.guilty)
     while True:
         wanted = replace(proposal, guilty=(*proposal.guilty, *(f for f in more if f not in guilty)))
-        pruned = operate(model, wanted, splits, run, align=align, max_accuracy_drop=1.0)
+        pruned = operate(model, wanted, splits, run, align=align, max_accuracy_drop=guard.ANY, costs=costs)
         idle = {filter for filter in pruned.masked if filter not in guilty}
         if not idle:
             return pruned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Protocol
 
@@ -41,6 +41,7 @@ class Operation:
         align: int,
         max_accuracy_drop: float,
         remove_coupled: bool,
+        costs: Mapping[str, Tensor],
     ) -> None:
         self.proposal, self.splits, self.run = proposal, splits, run
         self.align, self.remove_coupled = align, remove_coupled
@@ -55,7 +56,7 @@ class Operation:
         self.dtypes = {name: tensor.dtype for name, tensor in _tensors(self.masked.network)}
         self.work: nn.Module = deepcopy(self.masked.network).double()
         self.ledger = Ledger()
-        self.costs: dict[str, Tensor] = {}
+        self.costs = costs
         self.reestimated = False
         self.result: nn.Module = self.work
 

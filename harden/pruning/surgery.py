@@ -14,7 +14,7 @@ is well, so nothing is believed that has not been proved; known traps are refuse
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -45,6 +45,7 @@ def operate(
     remove_coupled: bool = True,
     renew_statistics: bool = True,
     alone: bool = True,
+    costs: Mapping[str, Tensor] | None = None,
 ) -> Pruned:
     """The network without its guilty filters, as small as the proof and the accuracy guard allow.
 
@@ -56,8 +57,9 @@ def operate(
                         back; and where that does not help either, the guilty go without others: closed as they are,
                         they cost nothing more, but widths that are no multiples are slow; and if they cannot either,
                         accuracy may fall further, for spare filters alone: who proposes those repairs afterwards
+    costs               what closing each filter would cost (guard.costs), if that is known already
     """
-    operation = Operation(model, proposal, splits, run, align, max_accuracy_drop, remove_coupled)
+    operation = Operation(model, proposal, splits, run, align, max_accuracy_drop, remove_coupled, costs or {})
     layers, spare = operation.layers(), operation.spare_layers()
     if layers or spare:
         graph: Graph | str = Graph.of(operation.work, operation.inputs[:1])

@@ -7,7 +7,7 @@ from torch import nn
 
 from harden.network import Classifier, units
 from harden.pruning import guard
-from harden.types import Rate, Splits
+from harden.types import Cost, Rate, Splits
 from tests.planted import Planted
 from tests.pruning.nets import network, splits
 
@@ -26,6 +26,16 @@ def test_the_guard_counts_what_closing_costs_and_opens_again(planted: Planted, p
     assert not watch.accepts(lost)
     assert "points of accuracy" in watch.refusal(lost)
     assert guard.standing(planted.model, planted_splits.choose) == watch.before
+
+
+def test_a_guard_that_lets_everything_pass_looks_at_no_image(planted: Planted, planted_splits: Splits) -> None:
+    model = planted.model.copy()
+    rows = [("conv1", 0), ("bn1", 0)]
+    for allowed, looks in ((0.99, True), (guard.ANY, False)):
+        model.cost = Cost()
+        watch = guard.Guard(model, planted_splits, allowed, seed=0)
+        assert watch.accepts(watch.price(rows))
+        assert (model.cost.forward_images > 0) == looks
 
 
 def test_what_is_said_of_mixtures_counts_where_no_image_notices(planted: Planted, planted_splits: Splits) -> None:
