@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from benchmarks.architectures import reference
-from harden.network import Classifier, predict
+from harden.network import Classifier, predict, units
 from harden.pruning import guard, proof
 from harden.pruning.rebuild import dumps
 from harden.pruning.surgery import operate
-from harden.types import Filter, Proposal, Pruned, Run, Splits
+from harden.types import Cost, Filter, Proposal, Pruned, Run, Splits
 from tests.planted import GUILTY, Planted
 from tests.pruning.nets import NETS, network, splits
 
@@ -251,6 +251,26 @@ def test_when_the_time_is_up_filters_stay_masked() -> None:
     pruned = operate(network("plain"), Proposal((guilty,)), splits(), Run(deadline=0.0), align=1)
     assert pruned.masked == (guilty,)
     assert pruned.refusals[0].reason == "the time was up"
+
+
+def test_costs_that_are_known_are_not_measured_again() -> None:
+    model = network("plain")
+    known = guard.costs(model, units(model), splits().tune)
+    layer = next(iter(known))
+    for costs, looks in ((None, True), (known, False)):
+        model.cost = Cost()
+        pruned = operate(
+            model,
+            Proposal((Filter(layer, 0),)),
+            splits(),
+            Run(),
+            align=1,
+            max_accuracy_drop=ANY_PRICE,
+            renew_statistics=False,
+            costs=costs,
+        )
+        assert pruned.removed == (Filter(layer, 0),)
+        assert (model.cost.backward_images > 0) == looks
 
 
 def test_the_same_seed_gives_the_same_record() -> None:
