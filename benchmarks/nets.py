@@ -113,7 +113,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Plain(nn.Module):
-    """Convolutions without any normalisation, and two linear layers on the flattened end."""
+    """As tutorials have it: convolutions without any normalisation, flattened with `view`, dropout, two linear layers."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -125,10 +125,12 @@ class Plain(nn.Module):
                 layers.append(nn.MaxPool2d(2))
             inp = out
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(nn.Linear(96 * 16, 128), nn.ReLU(inplace=True), nn.Linear(128, num_classes))
+        self.classifier = nn.Sequential(
+            nn.Linear(96 * 16, 128), nn.ReLU(inplace=True), nn.Dropout(0.2), nn.Linear(128, num_classes)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        logits: Tensor = self.classifier(self.features(x).view(len(x), -1))
         return logits
 
 

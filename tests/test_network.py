@@ -270,3 +270,63 @@ def test_images_are_counted_forward_and_backward() -> None:
     model(images(3)).sum().backward()
     predict(model.copy(), images(2))
     assert (model.cost.forward_images, model.cost.backward_images) == (5, 3)
+
+
+class Flattened(nn.Module):
+    """Flattens with `view`, as many tutorials do: that takes no channels-last features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6 * 8 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu()
+        return self.fc(x.view(len(x), -1))  # type: ignore[no-any-return]
+
+
+class Secretive(nn.Module):
+    """Answers by how its input lies in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3 * 8 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.as_strided((len(x), 3 * 8 * 8), (3 * 8 * 8, 1)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("network", "layout"),
+    [
+        (plain(nn.BatchNorm2d(6), nn.ReLU()), torch.channels_last),
+        (Flattened(), torch.contiguous_format),
+        (Secretive(), torch.contiguous_format),
+    ],
+)
+def test_pictures_lie_as_the_network_takes_them(network: nn.Module, layout: torch.memory_format) -> None:
+    model = Classifier(network, CONTRACT).eval()
+    pixels = torch.rand(5, *SIZE)
+    with torch.no_grad():
+        expected = network((pixels - model.mean) / model.std)
+        for lying in (pixels, pixels.contiguous(memory_format=torch.channels_last)):
+            torch.testing.assert_close(model(lying), expected)
+    assert model.layout == model.copy().layout == layout
+
+
+def test_looking_for_a_layout_changes_nothing_and_is_not_noticed() -> None:
+    network = Flattened().train()
+    passes: list[int] = []
+    network.conv.register_forward_hook(lambda *called: passes.append(len(called[2])))
+    model = Classifier(network, CONTRACT)
+    mean = torch.nn.functional.conv2d((torch.zeros(2, *SIZE) - model.mean) / model.std, network.conv.weight, padding=1)
+    model(torch.zeros(2, *SIZE))
+    assert passes == [2]
+    assert network.training
+    assert model.cost.forward_images == 2
+    assert int(network.norm.num_batches_tracked or 0) == 1
+    assert network.norm.running_mean is not None
+    assert network.conv.bias is not None
+    moved = 0.1 * (mean.mean((0, 2, 3)) + network.conv.bias)
+    torch.testing.assert_close(network.norm.running_mean, moved.detach())

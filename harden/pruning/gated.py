@@ -160,5 +160,4 @@ def top(scores: Scores, alive: Mapping[str, torch.Tensor], count: int) -> list[F
 
 
 def _loss(model: Classifier, images: Images) -> float:
-    pixels = images.pixels.contiguous(memory_format=torch.channels_last)
-    return float(F.cross_entropy(as_logits(predict(model, pixels, batch_for(model.contract))), images.labels))
+    return float(F.cross_entropy(as_logits(predict(model, images, batch_for(model.contract))), images.labels))

@@ -13,7 +13,6 @@ allows it is not argued but tried: the copy must give the same logits, or normal
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
@@ -42,13 +41,14 @@ def folded(model: Classifier, probe: Images) -> tuple[Classifier, dict[str, Unit
     """
     probe = probe.take(torch.arange(min(len(probe), 8)))
     expected = predict(model, probe)
-    copy = Classifier(deepcopy(model.network), model.contract, model.cost).to(model.mean.device).eval()
+    copy = model.copy().eval()
     parts = _fold(copy)
     if not _same(predict(copy, probe), expected):
-        copy = Classifier(deepcopy(model.network), model.contract, model.cost).to(model.mean.device).eval()
+        copy = model.copy().eval()
         parts = units(copy)
-    # The convolutions' kernels on a CPU and on tensor cores want channels last; others leave it as it is.
-    return copy.to(memory_format=torch.channels_last), parts  # type: ignore[call-overload]
+    if copy.layout is not None:
+        copy.to(memory_format=copy.layout)  # type: ignore[call-overload]
+    return copy, parts
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:

@@ -68,7 +68,7 @@ def backward(model: Classifier, images: Images, batch: int = 0) -> float:
     device = model.mean.device
     total = 0.0
     for pixels, labels in batches(images, batch or batch_for(model.contract)):
-        logits = as_logits(model(pixels.to(device, memory_format=torch.channels_last)))
+        logits = as_logits(model(pixels.to(device)))
         loss = F.cross_entropy(logits, labels.to(device), reduction="sum") / len(images)
         loss.backward()
         total += float(loss.detach())
