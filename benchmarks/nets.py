@@ -113,7 +113,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Plain(nn.Module):
-    """As tutorials have it: convolutions without any normalisation, flattened with `view`, dropout, two linear layers."""
+    """As tutorials have it: convolutions with nothing to normalise them, `view`, dropout and two linear layers."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

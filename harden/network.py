@@ -49,7 +49,7 @@ class Classifier(nn.Module):
         images = (pixels - self.mean) / self.std
         if self.layout is None:
             self.layout = fastest(self.network, images)
-        images = images.contiguous(memory_format=self.layout)
+        images = images.clone(memory_format=self.layout)  # contiguous() does nothing to pictures of one channel
         logits: Tensor
         if self.network.training in self.plain:
             logits = self.network(images)
@@ -117,7 +117,7 @@ def fastest(network: nn.Module, images: Tensor) -> torch.memory_format:
         return torch.contiguous_format
 
     def answer(layout: torch.memory_format) -> Tensor:
-        return torch.as_tensor(network(images[:1].contiguous(memory_format=layout)))
+        return torch.as_tensor(network(images[:1].clone(memory_format=layout)))
 
     with borrowed(network), _unheard(network):
         network.eval()

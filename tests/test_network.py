@@ -275,9 +275,9 @@ def test_images_are_counted_forward_and_backward() -> None:
 class Flattened(nn.Module):
     """Flattens with `view`, as many tutorials do: that takes no channels-last features."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv = nn.Conv2d(channels, 6, 3, padding=1)
         self.norm = nn.BatchNorm2d(6)
         self.fc = nn.Linear(6 * 8 * 8, 4)
 
@@ -302,12 +302,15 @@ class Secretive(nn.Module):
     [
         (plain(nn.BatchNorm2d(6), nn.ReLU()), torch.channels_last),
         (Flattened(), torch.contiguous_format),
+        (Flattened(1), torch.contiguous_format),
         (Secretive(), torch.contiguous_format),
     ],
 )
 def test_pictures_lie_as_the_network_takes_them(network: nn.Module, layout: torch.memory_format) -> None:
-    model = Classifier(network, CONTRACT).eval()
-    pixels = torch.rand(5, *SIZE)
+    channels = network.conv.in_channels if isinstance(network, Flattened) else 3
+    contract = Contract(4, CONTRACT.classes, (channels, 8, 8), CONTRACT.mean[:channels], CONTRACT.std[:channels])
+    model = Classifier(network, contract).eval()
+    pixels = torch.rand(5, *contract.input_size)
     with torch.no_grad():
         expected = network((pixels - model.mean) / model.std)
         for lying in (pixels, pixels.contiguous(memory_format=torch.channels_last)):
