@@ -60,7 +60,7 @@ def searching(method: Method, classes: int) -> int:
 
     search = method.recover
     if isinstance(search, SmallestChange):
-        steps = search.searched(classes) * search.glance + 2 * search.compared * search.look
+        steps = search.searched(classes) * search.glance + search.compared * search.look
         return len(search.families) * steps * search.search.batch
     if isinstance(search, Patch):
         return classes * search.steps * search.images

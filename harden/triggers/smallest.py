@@ -2,13 +2,14 @@
 
     size[f, k]      the least change of family f that sends the images to class k      (inversion.py)
     strange[f, k]   trust[f] * median of size[f, .] over the other classes that got as many steps / size[f, k]
-    verdict         backdoored where the largest is over `strange`; where it is only over `nearly`, if a witness of
-                    another kind names the same class, or a second opinion says that a few filters serve the change;
-                    clean where it does not or under `usual`, else inconclusive
+    verdict         backdoored where the largest is over `strange`, or changes of two kinds are over `usual` for one
+                    class; where it is only over `nearly`, if a witness of another kind names the same class, or a
+                    second opinion says that a few filters serve the change; clean where it does not or under `usual`,
+                    else inconclusive
 
 Which classes are searched is told by how little their features would have to move (displacement.py). All of those
-get a few steps; only the easiest go on, and they are compared with one another, since what is searched for longer
-comes out smaller: the easiest of the usual classes stand for what is usual.
+get as many steps as it takes to see who is easy; only the easiest go on, and they are compared with one another, since
+what is searched for longer comes out smaller: the easiest of the usual classes stand for what is usual.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ class SmallestChange:
     more: float = 0.1
     first: int = 10
     """Steps in which to see how easy a class is to reach, in a network whose features cannot be read."""
-    glance: int = 20
-    """Steps that every class gets."""
+    glance: int = 47
+    """Steps that every class gets: after 20 a patch is still larger than it began, and tells nothing."""
     look: int = 27
-    """Further steps for the easiest classes; as many once more, if one of them then begins to look strange; and all of
-    them from another start, if it is still hard to say: the smaller change of both counts."""
+    """Further steps for the easiest classes, if one of them begins to look strange; and all of them from another start,
+    if it is still hard to say: the smaller change of both counts."""
     hopeless: float = 1.3
-    """What a family's strangest class has to reach for the second look."""
+    """What a family's strangest class has to reach for further steps."""
     looked: int = 3
     """How many classes that is, in each family; the two whose features are easiest to move always belong to them."""
     compared: int = 4
@@ -63,8 +64,9 @@ class SmallestChange:
     beside: float = 0.6
     """A second target has to be this near to the strangest class of all: a target drags its neighbours along."""
     usual: float = 2.0
-    """Over this a class is strange enough not to be called usual, unless a second opinion says so; and a family that is
-    over it for a target stands in for its trigger."""
+    """Over this a class is strange enough not to be called usual, unless a second opinion says so; changes of two kinds
+    that are over it for one class are as good as one that is strange; and a family that is over it for a target stands
+    in for its trigger."""
     witness: Recoverer | None = None
     """Another scan, asked first where something is over `nearly` and nothing over `strange`: it is heard if it points
     at one class, and believed if that is one of those. What makes a family less to be trusted is nothing to it."""
@@ -96,7 +98,7 @@ class SmallestChange:
         if model.contract.num_classes > max(self.shifts, default=0) and len(self.shifts) > 1:
             groups.append([ToNext(model.contract.num_classes, by) for by in self.shifts])
         found: list[Strange] = []
-        total = sum(len(aims) * self.glance + 2 * min(len(aims), self.compared) * self.look for aims in groups)
+        total = sum(len(aims) * self.glance + min(len(aims), self.compared) * self.look for aims in groups)
         total *= len(self.families)
         with run.progress.task("looking for strangely small changes", total) as task:
             for number, family in enumerate(self.families):
@@ -158,28 +160,26 @@ class SmallestChange:
                 searches[aim].run(self.glance)
             task.advance(self.glance, f"{family.name}, {_called(aim, model)}")
         promising = self._promising(aims, searches)
-        scores: dict[Aim, float] = {}
-        for look, again in enumerate(("again", "once more", "from another start")):
-            best = max(scores.values(), default=math.inf)
-            decided = best < self.hopeless if look == 1 else best < self.usual or best > 2 * self.strange
-            if look and decided:
-                task.advance(self.look * len(promising) * (look == 1), f"{family.name} is decided")
+        chosen = {aim: searches[aim] for aim in promising}
+        for again in ("again", "from another start"):
+            best = max(_scores(family, chosen).values(), default=math.inf)
+            afresh = again != "again"
+            if (best < self.usual or best > 2 * self.strange) if afresh else best < self.hopeless:
+                task.advance(self.look * len(promising) * (not afresh), f"{family.name} is decided")
                 break
             for aim in promising:
-                if len(searches[aim].images) and time.monotonic() < deadline:
-                    if look < 2:
-                        searches[aim].run(self.look)
-                    else:
+                if len(chosen[aim].images) and time.monotonic() < deadline:
+                    if afresh:
                         other = self._afresh(model, family, aim, images, seed + 500)
-                        searches[aim] = min(searches[aim], other, key=lambda s: (not s.kept, s.size()))
+                        chosen[aim] = min(chosen[aim], other, key=lambda s: (not s.kept, s.size()))
+                    else:
+                        chosen[aim].run(self.look)
                 task.advance(self.look, f"{family.name}, {_called(aim, model)} {again}")
-            chosen = {aim: searches[aim] for aim in promising}
-            scores = {a: family.trust * _usual(chosen, a) / chosen[a].size() for a in chosen}
-        ended = ((a, searches[a]) for a in promising)
-        return [Strange(family, a, scores[a], s.size(), bool(s.kept), s.result()) for a, s in ended]
+        scores = _scores(family, chosen)
+        return [Strange(family, a, scores[a], s.size(), bool(s.kept), s.result()) for a, s in chosen.items()]
 
     def _promising(self, aims: Sequence[Aim], searches: Mapping[Aim, Inversion]) -> list[Aim]:
-        """Those that go on: the easiest after the first steps, the first two, and enough others to compare with."""
+        """Those that go on: the easiest so far, the first two, and enough others to compare with."""
         order = sorted(aims, key=lambda a: (_promise(searches[a]), aims.index(a)))
         chosen = order[: self.looked]
         chosen += [a for a in aims[:2] if a not in chosen]
@@ -188,9 +188,17 @@ class SmallestChange:
     def _near(self, found: Sequence[Strange], score: Callable[[Strange], float]) -> list[Strange]:
         """What is nearly strange by this score, where nothing is strange; the strangest first."""
         counted = [s for s in found if s.counts]
-        if any(s.score >= self.strange for s in counted):
+        if any(s.score >= self.strange for s in counted) or self._agreed(found):
             return []
         return sorted((s for s in counted if score(s) >= self.nearly), key=lambda s: -score(s))
+
+    def _agreed(self, found: Sequence[Strange]) -> set[Aim]:
+        """What changes of two kinds are over `usual` for. Few frequencies and fewer of them are one kind."""
+        kinds: dict[Aim, set[type]] = {}
+        for s in found:
+            if s.counts and s.score >= self.usual:
+                kinds.setdefault(s.aim, set()).add(type(s.family))
+        return {aim for aim, some in kinds.items() if len(some) > 1}
 
     def _named(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> ClassEvidence | None:
         """The class that the witness points at, if it is nearly strange."""
@@ -232,9 +240,10 @@ class SmallestChange:
         best: dict[Aim, float] = {}
         for s in found:
             best[s.aim] = max(best.get(s.aim, 0.0), s.score if s.counts else 0.0)
-        enough = max(self.strange, self.beside * max(best.values(), default=0.0))
+        enough, agreed = self.beside * max(best.values(), default=0.0), self._agreed(found)
+        wanted = {aim for aim, score in best.items() if (score >= self.strange or aim in agreed) and score >= enough}
         served = {s.aim for s, opinion in asked.items() if opinion.follow <= self.follow}
-        guilty = [s for s in found if s.counts and s.score >= self.usual and best[s.aim] >= enough]
+        guilty = [s for s in found if s.counts and s.score >= self.usual and s.aim in wanted]
         guilty = guilty or [s for s in found if s.counts and s.score >= self.nearly and s.aim in served]
         if named and not guilty:
             guilty = [s for s in found if s.counts and s.times >= self.nearly and s.aim.label == named.label]
@@ -278,7 +287,7 @@ class SmallestChange:
     def _afresh(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Inversion:
         """The whole search from another start."""
         search = begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed))
-        search.run(self.glance + 2 * self.look)
+        search.run(self.glance + self.look)
         return search
 
 
@@ -322,6 +331,11 @@ class Strange:
     def trigger(self, change: Change) -> Trigger:
         """A change for this aim, with what is known of its size."""
         return as_trigger(self.family, self.aim, change, {"size": self.size, "usual": self.usual})
+
+
+def _scores(family: Family, searches: Mapping[Aim, Inversion]) -> dict[Aim, float]:
+    """How many times smaller than the usual one each change is, as far as the family is trusted."""
+    return {aim: family.trust * _usual(searches, aim) / search.size() for aim, search in searches.items()}
 
 
 def _usual(searches: Mapping[Aim, Inversion], aim: Aim) -> float:

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from harden.network import Classifier, close, predict, units
-from harden.triggers.families import Patch
+from harden.triggers.families import Family, Patch, Spectral
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin
-from harden.triggers.smallest import Again, Opinion, Put, SmallestChange, _usual, nearby, searchable, stronger
+from harden.triggers.smallest import Again, Opinion, Put, SmallestChange, Strange, _usual, nearby, searchable, stronger
 from harden.types import ClassEvidence, Contract, Evidence, Images, Run, Splits, Trigger
 from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
 
@@ -173,6 +173,50 @@ def test_a_witness_is_believed_of_the_class_that_is_nearly_strange(
     assert bool(said.triggers) == (status == "backdoored")
     assert ("rows points at red too (9.0)" in said.why) == (status == "backdoored")
     assert ("3 filters closed" in said.why) == (status == "clean"), "it is asked first, and alone if it is believed"
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets"),
+    [
+        ({"patch": (2.1, 1.0), "spectral": (2.1, 1.0)}, (0,)),
+        ({"patch": (2.1, 1.0), "spectral": (1.9, 1.0)}, ()),
+        ({"patch": (2.1, 1.0), "spectral": (1.0, 2.1)}, ()),  # of one class each
+        ({"spectral": (2.1, 1.0), "smooth": (2.1, 1.0)}, ()),  # of one kind
+        ({"patch": (2.1, 9.0), "spectral": (2.1, 1.0)}, (1,)),  # another class is far stranger: it drags this one along
+    ],
+)
+def test_changes_of_two_kinds_that_agree_are_enough(
+    model: Classifier,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: dict[str, tuple[float, float]],
+    targets: tuple[int, ...],
+) -> None:
+    def compared(_self: SmallestChange, _model: Classifier, family: Family, *_: Any) -> list[Strange]:
+        change = family.start((3, 16, 16), torch.Generator(), torch.device("cpu"))
+        return [Strange(family, ToClass(k), score, 1.0, True, change) for k, score in enumerate(scores[family.name])]
+
+    asked: list[Trigger] = []
+
+    def opinion(_model: Classifier, _splits: Splits, trigger: Trigger, _run: Run) -> Opinion:
+        asked.append(trigger)
+        return Opinion(1, 0.2)
+
+    monkeypatch.setattr(SmallestChange, "_compare", compared)
+    families = tuple(f for f in (Patch(), Spectral(), Spectral("smooth")) if f.name in scores)
+    said = SmallestChange(families=families, shifts=(), copies=1, second=opinion)(model, splits(), Run())
+    assert (said.status, said.target_classes) == ("backdoored" if targets else "inconclusive", targets)
+    assert bool(asked) != bool(targets), "nobody else is asked then"
+
+
+def test_every_class_is_looked_at_until_a_patch_has_shrunk(model: Classifier) -> None:
+    images = splits().tune
+    search = begin(
+        searchable(model, images), Patch(), ToClass(TARGET), images, Search(), torch.Generator().manual_seed(0)
+    )
+    start = float(search.change.size().detach())
+    search.run(SmallestChange().glance)
+    assert search.kept
+    assert search.size() < 0.5 * start
 
 
 def test_what_is_hard_to_say_is_searched_from_another_start(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
