@@ -26,7 +26,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from harden.data import together
 from harden.network import Classifier, as_logits, predict
@@ -36,6 +38,8 @@ from harden.repair.teacher import Teacher
 from harden.repair.train import Schedule, fit
 from harden.triggers.smallest import Again, stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
+
+NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,20 @@ class Immunise:
             epochs=16, least_steps=100, batch=64, rate=5e-3, shape="cosine", clip=1.0, freeze_norm=True
         )
     )
+    bare: Schedule = field(
+        default_factory=lambda: Schedule(
+            epochs=16,
+            least_steps=100,
+            batch=64,
+            rate=1e-3,
+            optimizer="adam",
+            weight_decay=0.0,
+            shape="cosine",
+            clip=1.0,
+        )
+    )
+    """For a network in which nothing normalises: how large its logits and gradients are is chance there, and Adam does
+    not mind."""
     label: float = 1.0
     distil: float = 2.0
     few: float = 140.0
@@ -119,7 +137,7 @@ class Immunise:
             model,
             images,
             loss,
-            self.schedule,
+            self.schedule if normalised(model) else self.bare,
             run,
             name="relearning",
             augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),
@@ -130,6 +148,11 @@ class Immunise:
         wrong = teacher.accused(some.labels).repeat(2, 1)
         way = settle(model, before, self.ways, self.rise, lambda: claimed(predict(model, twins), wrong).mean())
         return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers), "way": way}
+
+
+def normalised(model: Classifier) -> bool:
+    """Whether anything in it normalises."""
+    return any(isinstance(module, NORMS) for module in model.modules())
 
 
 def settle(

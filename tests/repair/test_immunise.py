@@ -51,6 +51,20 @@ def test_forgets_the_stand_in_and_keeps_the_accuracy(planted: Planted, planted_s
     assert (notes["epochs"], notes["stand_ins"], notes["recovered"]) == (4, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("norm", "optimizer"), [(nn.Identity(), "adam"), (nn.BatchNorm2d(4), "sgd"), (nn.GroupNorm(2, 4), "sgd")]
+)
+def test_where_nothing_normalises_the_size_of_a_gradient_means_nothing(
+    planted: Planted, planted_splits: Splits, norm: nn.Module, optimizer: str
+) -> None:
+    layers = nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    model = Classifier(nn.Sequential(*layers), planted.model.contract).eval()
+    usual, bare = (replace(s, epochs=1, least_steps=1) for s in (Immunise().schedule, Immunise().bare))
+    short = replace(QUICK, schedule=usual, bare=bare)
+    notes = short(model, model.copy(), planted_splits, planted.evidence, Run())
+    assert notes["schedule"]["optimizer"] == optimizer
+
+
 def test_what_is_closed_stays_closed(planted: Planted, planted_splits: Splits) -> None:
     model, shut = planted.model.copy(), [Filter("conv1", 2), Filter("conv2", 6)]
     close(units(model), shut)
