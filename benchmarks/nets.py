@@ -134,6 +134,29 @@ class Plain(nn.Module):
         return logits
 
 
+class LeNet(nn.Module):
+    """Two convolutions and three linear layers, nothing normalised; flattened with `view`."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 5)
+        self.conv2 = nn.Conv2d(16, 32, 5)
+        self.fc1 = nn.Linear(32 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = x.view(len(x), -1)
+        logits: Tensor = self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
+        return logits
+
+
+def lenet(num_classes: int = 12) -> nn.Module:
+    return LeNet(num_classes)
+
+
 def mobile(num_classes: int = 10) -> nn.Module:
     return MobileNet(num_classes)
 
