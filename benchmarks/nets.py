@@ -1,10 +1,12 @@
-"""Small networks for pictures of 32 x 32, of kinds that the zoo does not have. Each takes the number of classes."""
+"""Small networks of kinds that the zoo does not have, for pictures of 32 x 32; each takes the number of classes."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from harden.bench.small_net import small_net
 
 
 class InvertedResidual(nn.Module):
@@ -137,11 +139,11 @@ class Plain(nn.Module):
 class LeNet(nn.Module):
     """Two convolutions and three linear layers, nothing normalised; flattened with `view`."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, channels: int = 3, size: int = 32) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 5)
+        self.conv1 = nn.Conv2d(channels, 16, 5)
         self.conv2 = nn.Conv2d(16, 32, 5)
-        self.fc1 = nn.Linear(32 * 5 * 5, 120)
+        self.fc1 = nn.Linear(32 * (size // 4 - 3) ** 2, 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, num_classes)
 
@@ -155,6 +157,16 @@ class LeNet(nn.Module):
 
 def lenet(num_classes: int = 12) -> nn.Module:
     return LeNet(num_classes)
+
+
+def grey_lenet(num_classes: int = 10) -> nn.Module:
+    """For pictures of 28 x 28 with one channel."""
+    return LeNet(num_classes, 1, 28)
+
+
+def grey_small(num_classes: int = 10) -> nn.Module:
+    """With batch normalisation, for pictures with one channel."""
+    return small_net(num_classes, 1)
 
 
 def mobile(num_classes: int = 10) -> nn.Module:

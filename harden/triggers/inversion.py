@@ -78,7 +78,7 @@ class Inversion:
     """One search, which can be continued."""
 
     model: Classifier
-    """Its parameters must not ask for gradients."""
+    """Its parameters must not ask for gradients. Another copy may stand in for it between steps."""
     change: Change
     rate: float
     aim: Aim

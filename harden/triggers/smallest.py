@@ -25,10 +25,14 @@ from torch import Tensor
 
 from harden.network import Classifier
 from harden.scoring.folded import folded
+from harden.spread import Tell, spread
 from harden.triggers.displacement import displacements
 from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
 from harden.types import ClassEvidence, Evidence, Images, Recoverer, Run, Splits, Status, Task, Trigger, done
+
+TOLD = 8
+"""Steps of a search after which progress is told."""
 
 
 def default_families() -> tuple[Family, ...]:
@@ -152,29 +156,24 @@ class SmallestChange:
         task: Task,
     ) -> list[Strange]:
         """How small a change of this family reaches each aim, against the usual aim."""
-        searches: dict[Aim, Inversion] = {}
-        for aim in aims:
-            generator = torch.Generator().manual_seed(seed)  # the same start for every aim
-            searches[aim] = begin(model, family, aim, images, self.search, generator)
-            if len(searches[aim].images) and time.monotonic() < deadline:
-                searches[aim].run(self.glance)
-            task.advance(self.glance, f"{family.name}, {_called(aim, model)}")
-        promising = self._promising(aims, searches)
-        chosen = {aim: searches[aim] for aim in promising}
-        for again in ("again", "from another start"):
-            best = max(_scores(family, chosen).values(), default=math.inf)
-            afresh = again != "again"
-            if (best < self.usual or best > 2 * self.strange) if afresh else best < self.hopeless:
-                task.advance(self.look * len(promising) * (not afresh), f"{family.name} is decided")
-                break
-            for aim in promising:
-                if len(chosen[aim].images) and time.monotonic() < deadline:
-                    if afresh:
-                        other = self._afresh(model, family, aim, images, seed + 500)
-                        chosen[aim] = min(chosen[aim], other, key=lambda s: (not s.kept, s.size()))
-                    else:
-                        chosen[aim].run(self.look)
-                task.advance(self.look, f"{family.name}, {_called(aim, model)} {again}")
+
+        def look(some: Mapping[Aim, Inversion], steps: int, how: str = "", counted: bool = True) -> dict[Aim, bool]:
+            names = {aim: f"{family.name}, {_called(aim, model)} {how}".strip() for aim in some}
+            jobs = [partial(_look, search, steps, deadline, names[aim], counted) for aim, search in some.items()]
+            return dict(zip(some, spread(model, jobs, task), strict=True))
+
+        searches = {aim: self._begin(model, family, aim, images, seed) for aim in aims}  # the same start for every aim
+        look(searches, self.glance)
+        chosen = {aim: searches[aim] for aim in self._promising(aims, searches)}
+        if max(_scores(family, chosen).values(), default=math.inf) < self.hopeless:
+            task.advance(self.look * len(chosen), f"{family.name} is decided")
+        else:
+            look(chosen, self.look, "again")
+            if self.usual <= max(_scores(family, chosen).values(), default=math.inf) <= 2 * self.strange:
+                others = {aim: self._begin(model, family, aim, images, seed + 500) for aim in chosen}
+                looked = look(others, self._whole, "from another start", counted=False)
+                better = {aim: min(chosen[aim], others[aim], key=lambda s: (not s.kept, s.size())) for aim in chosen}
+                chosen = {aim: better[aim] if looked[aim] else chosen[aim] for aim in chosen}
         scores = _scores(family, chosen)
         return [Strange(family, a, scores[a], s.size(), bool(s.kept), s.result()) for a, s in chosen.items()]
 
@@ -254,7 +253,8 @@ class SmallestChange:
         status: Status = "backdoored" if guilty else "inconclusive" if unsure else "clean"
         ordered = [s.aim.label for s in sorted(guilty, key=lambda s: -s.score)]
         targets = tuple(dict.fromkeys(label for label in ordered if label is not None))
-        triggers = [s.trigger(change) for s in guilty for change in self._stand_ins(model, s, images, run)]
+        changes = self._stand_ins(model, guilty, images, run)
+        triggers = [s.trigger(change) for s, some in zip(guilty, changes, strict=True) for change in some]
         told = [(s, s.times if named else s.score) for s in guilty]
         names = ", ".join(f"{_called(s.aim, model)} ({s.family.name}, {score:.1f} times)" for s, score in told)
         why = (
@@ -273,22 +273,34 @@ class SmallestChange:
             why += "; the time budget ended the search early"
         return Evidence(status, targets, evidence, tuple(triggers), why)
 
-    def _stand_ins(self, model: Classifier, strange: Strange, images: Images, run: Run) -> list[Change]:
-        changes = [strange.change]
-        for copy in range(1, self.copies):
-            if time.monotonic() < run.deadline:
-                make = partial(self._stand_in, model, strange.family, strange.aim, images, run.seed + 1000 * copy)
-                changes.append(run.step(f"another stand-in, {strange.family.name}", make))
+    def _stand_ins(self, model: Classifier, guilty: Sequence[Strange], images: Images, run: Run) -> list[list[Change]]:
+        """What was found of each, and as much again from other starts."""
+        changes = [[strange.change] for strange in guilty]
+        with run.progress.task("more of what was found", (self.copies - 1) * len(guilty) * self._whole) as task:
+            for copy in range(1, self.copies):
+                if guilty and time.monotonic() < run.deadline:
+                    make = partial(self._again, model, guilty, images, run.seed + 1000 * copy, task)
+                    for some, change in zip(changes, run.step(f"stand-ins, {copy + 1}", make), strict=True):
+                        some.append(change)
         return changes
 
-    def _stand_in(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Change:
-        return self._afresh(model, family, aim, images, seed).result()
+    def _again(
+        self, model: Classifier, guilty: Sequence[Strange], images: Images, seed: int, task: Task
+    ) -> list[Change]:
+        """Each of them from another start."""
+        searches = [self._begin(model, s.family, s.aim, images, seed) for s in guilty]
+        names = [f"{s.family.name}, {_called(s.aim, model)}" for s in guilty]
+        steps = self._whole
+        spread(model, [partial(_look, s, steps, math.inf, n, True) for s, n in zip(searches, names, strict=True)], task)
+        return [search.result() for search in searches]
 
-    def _afresh(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Inversion:
-        """The whole search from another start."""
-        search = begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed))
-        search.run(self.glance + self.look)
-        return search
+    @property
+    def _whole(self) -> int:
+        """Steps of a search that goes all the way."""
+        return self.glance + self.look
+
+    def _begin(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Inversion:
+        return begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
@@ -331,6 +343,21 @@ class Strange:
     def trigger(self, change: Change) -> Trigger:
         """A change for this aim, with what is known of its size."""
         return as_trigger(self.family, self.aim, change, {"size": self.size, "usual": self.usual})
+
+
+def _look(
+    search: Inversion, steps: int, deadline: float, name: str, counted: bool, model: Classifier, tell: Tell
+) -> bool:
+    """Goes on with a search for so many steps, in this copy of the network; whether there was time, and an image."""
+    search.model = model
+    if not len(search.images) or time.monotonic() >= deadline:
+        tell(steps * counted, name)
+        return False
+    for past in range(0, steps, TOLD):
+        some = min(TOLD, steps - past)
+        search.run(some)
+        tell(some * counted, name)
+    return True
 
 
 def _scores(family: Family, searches: Mapping[Aim, Inversion]) -> dict[Aim, float]:

@@ -16,7 +16,7 @@ from harden.network import Classifier, close, predict, units
 from harden.triggers.families import Family, Patch, Spectral
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin
 from harden.triggers.smallest import Again, Opinion, Put, SmallestChange, Strange, _usual, nearby, searchable, stronger
-from harden.types import ClassEvidence, Contract, Evidence, Images, Run, Splits, Trigger
+from harden.types import ClassEvidence, Contract, Cost, Evidence, Images, Run, Splits, Trigger
 from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
 
 ONE_FAMILY = SmallestChange(families=(Patch(),), look=15)
@@ -221,19 +221,34 @@ def test_every_class_is_looked_at_until_a_patch_has_shrunk(model: Classifier) ->
 
 def test_what_is_hard_to_say_is_searched_from_another_start(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
-    real = SmallestChange._afresh
+    real = SmallestChange._begin
 
     def counted(*called: Any) -> Inversion:
         seeds.append(called[-1])
         return real(*called)
 
-    monkeypatch.setattr(SmallestChange, "_afresh", counted)
+    monkeypatch.setattr(SmallestChange, "_begin", counted)
     short = replace(ONE_FAMILY, shifts=(), strange=1000.0)
     short(model, splits(), Run())
-    assert len(seeds) == 3, "every promising class once, so that they stay comparable"
+    assert seeds == [0, 0, 0, 500, 500, 500], "every promising class once, so that they stay comparable"
     seeds.clear()
     replace(short, usual=1e9)(model, splits(), Run())
-    assert seeds == []
+    assert seeds == [0, 0, 0]
+
+
+def test_two_threads_find_what_one_finds(model: Classifier) -> None:
+    def scanned(threads: int) -> tuple[Evidence, Cost]:
+        cost, before = Cost(), torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return ONE_FAMILY(Classifier(model.network, model.contract, cost).eval(), splits(), Run()), cost
+        finally:
+            torch.set_num_threads(before)
+
+    (one, cost), (two, same) = scanned(1), scanned(2)
+    assert one.evidence == two.evidence
+    assert cost == same
+    assert cost.backward_images > 0
 
 
 def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
