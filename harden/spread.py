@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 
 from harden.network import Classifier
-from harden.types import Cost, Task
+from harden.types import UNSEEN, Cost, Task
 
 SMALL = 64 * 64
 """Pixels of a picture, beyond which the cores share each pass, as they do in everything else: that gains as much there,
@@ -31,7 +31,7 @@ class _StoppedError(Exception):
     """The run was interrupted."""
 
 
-def spread(model: Classifier, jobs: Sequence[Job[T]], task: Task) -> list[T]:
+def spread(model: Classifier, jobs: Sequence[Job[T]], task: Task = UNSEEN) -> list[T]:
     """What each job comes to, in their order; each is given a network that it has for itself meanwhile."""
     threads = _threads(model, len(jobs))
     if threads < 2:

@@ -324,12 +324,15 @@ class _SilentTask:
         return None
 
 
+UNSEEN: Task = _SilentTask()
+
+
 class Silent:
     """Progress that nobody sees."""
 
     @contextmanager
     def task(self, name: str, total: float | None = None) -> Iterator[Task]:
-        yield _SilentTask()
+        yield UNSEEN
 
 
 class Step(Protocol):

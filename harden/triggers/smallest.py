@@ -25,7 +25,7 @@ from torch import Tensor
 
 from harden.network import Classifier
 from harden.scoring.folded import folded
-from harden.spread import Tell, spread
+from harden.spread import Job, Tell, spread
 from harden.triggers.displacement import displacements
 from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
@@ -418,19 +418,28 @@ class Again:
         if not self.known:
             known = list({(name, aim): (name, aim, t) for name, aim, t in known}.values())
         copy = searchable(model, images)
-        found = []
-        for name, aim, trigger in known:
-            usual = float(trigger.settings["usual"])
-            bound = usual / self.within if math.isfinite(self.within) else math.inf
-            start = nearby(trigger, bound) if self.known else None
-            search = begin(copy, families[name], aim, images, self.search, generator, start)
-            search.bound = bound
-            search.run(self.steps)
-            if search.reached < self.follow:
-                continue
-            size = search.size() if math.isinf(bound) else float(search.change.size().detach())
-            found.append(as_trigger(families[name], aim, search.result(), {"size": size, "usual": usual}))
-        return found
+        seeds = torch.randint(2**31, (len(known),), generator=generator).tolist()
+
+        def job(name: str, aim: Aim, trigger: Trigger, seed: int) -> Job[Trigger | None]:
+            return lambda mine, _: self._look(mine, images, families[name], aim, trigger, seed)
+
+        found = spread(copy, [job(*one, seed) for one, seed in zip(known, seeds, strict=True)])
+        return [trigger for trigger in found if trigger is not None]
+
+    def _look(
+        self, model: Classifier, images: Images, family: Family, aim: Aim, trigger: Trigger, seed: int
+    ) -> Trigger | None:
+        """What is found of one of them; None if too few images follow it."""
+        usual = float(trigger.settings["usual"])
+        bound = usual / self.within if math.isfinite(self.within) else math.inf
+        start = nearby(trigger, bound) if self.known else None
+        search = begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed), start)
+        search.bound = bound
+        search.run(self.steps)
+        if search.reached < self.follow:
+            return None
+        size = search.size() if math.isinf(bound) else float(search.change.size().detach())
+        return as_trigger(family, aim, search.result(), {"size": size, "usual": usual})
 
 
 def nearby(trigger: Trigger, bound: float, most: float = 2.0) -> Change | None:
