@@ -49,9 +49,9 @@ def _of_the_file(plan: Plan) -> list[str]:
     if plan.model is None or plan.trust_code or (plan.clean_dir is not None and plan.arch is not None):
         return []
     from harden import api
-    from harden.registry import find
+    from harden.registry import planned
 
-    find(plan.method, plan.method_settings)  # a typo in it is told first: it is the nearer mistake
+    planned(plan)  # a typo in it is told first: it is the nearer mistake
     return list(api.inspect_plan(plan).missing)
 
 

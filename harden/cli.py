@@ -169,7 +169,9 @@ app.add_typer(bench_app, name="bench")
 def bench(
     zoo: Annotated[Path, typer.Argument(help="A zoo.toml: models, their images, their true triggers.")],
     out: Annotated[Path, typer.Option("--out", help="Results are kept here; a bench that was stopped goes on.")],
-    methods: Annotated[str, typer.Option("--methods", help="Such as auto,ft:epochs=20,grad-prune:given.")],
+    methods: Annotated[
+        str, typer.Option("--methods", help="Such as auto,ft:epochs=20,grad-prune:given,grad-prune:recover=auto.")
+    ],
     models: Annotated[str, typer.Option("--models", help="Only these, a,b; default: all of the zoo.")] = "",
     clean_per_class: Annotated[str, typer.Option("--clean-per-class", help="Numbers of images.")] = "10,50",
     seeds: Annotated[str, typer.Option("--seeds", help="One run each.")] = "0,1,2",

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from harden.plan import Plan
-from harden.registry import find
+from harden.registry import planned
 
 if TYPE_CHECKING:
     from harden.network import Classifier
@@ -32,7 +32,7 @@ def estimate(plan: Plan, verb: str = "clean") -> list[str]:
     from harden.job import best_device
     from harden.network import classifier
 
-    method = find(plan.method, plan.method_settings)
+    method = planned(plan)
     suspect = stages.open_suspect(plan)
     device = best_device() if plan.device == "auto" else plan.device
     model = classifier(suspect).to(device)

@@ -73,6 +73,9 @@ HideTrigger = Annotated[
 ]
 
 MethodName = Annotated[str | None, _method("--method", help="See `harden methods`; default: auto.")]
+Recover = Annotated[
+    str | None, _method("--recover", help="Look for triggers as this method does; default: its own way.")
+]
 PlanFile = Annotated[Path | None, _method("--plan", help="TOML with any of these settings; flags beat it.")]
 Seed = Annotated[int | None, _method("--seed", help="The same seed gives the same result; default: 0.")]
 Device = Annotated[str | None, _method("--device", help="cpu, cuda or auto (default).")]
@@ -147,6 +150,7 @@ class Work:
     """How a method is chosen and bounded."""
 
     method: MethodName = None
+    recover: Recover = None
     plan: PlanFile = None
     seed: Seed = None
     device: Device = None

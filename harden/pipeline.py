@@ -16,7 +16,7 @@ from harden.outcome import QUARANTINE, Report
 from harden.pictures import draw
 from harden.plan import Plan, plan_table
 from harden.pruning import rebuild
-from harden.registry import find, settings_of
+from harden.registry import planned, settings_of
 from harden.resume import Kept, key
 from harden.shipping import Parcel, write_files
 from harden.types import Evidence, Measurement, Method, Progress, Silent, Splits, Suspect, Trigger, Verdict
@@ -26,7 +26,7 @@ UNDECIDED = Verdict("inconclusive", ())
 
 def clean(plan: Plan, folder: Path, progress: Progress | None = None, kept: Kept | None = None) -> Report:
     """Scans, cuts, repairs, exports, measures and judges; leaves in `folder` what may ship, or what may not."""
-    job, method, kept = Job.start(plan, progress or Silent()), find(plan.method, plan.method_settings), kept or Kept()
+    job, method, kept = Job.start(plan, progress or Silent()), planned(plan), kept or Kept()
     found = examine(plan, method, job, kept, leave=stages.AFTER_RECOVER)
     suspect, model, splits, evidence, triggers = (
         found.suspect,
@@ -64,7 +64,7 @@ def clean(plan: Plan, folder: Path, progress: Progress | None = None, kept: Kept
 
 def scan(plan: Plan, folder: Path | None = None, progress: Progress | None = None) -> Report:
     """Evidence and a verdict; nothing is changed. Pictures only where there is a folder for them."""
-    job, method = Job.start(plan, progress or Silent()), find(plan.method, plan.method_settings)
+    job, method = Job.start(plan, progress or Silent()), planned(plan)
     found = examine(plan, method, job, Kept())
     pictures = draw(found.triggers, found.splits.verify, found.model, found.model, folder) if folder else ()
     report = replace(first_half("scan", plan, method, job, found), pictures=pictures)

@@ -63,6 +63,8 @@ class Plan:
     """The trigger is only measured with: the method does not get to know it."""
     method: str = "auto"
     method_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    recover: str | None = None
+    """The method whose way of looking for triggers is put in front of this method's own parts."""
     prune: bool = False
     """After the repair, channels that are dead by then are cut out as well, and those that the repair found guilty."""
     align: int = 8
@@ -330,6 +332,7 @@ KINDS: dict[str, Callable[[Any, str, Path], Any]] = {
     "trust_code": _flag,
     "hide_trigger": _flag,
     "method": _text,
+    "recover": _text,
     "prune": _flag,
     "align": _whole(1),
     "max_cut_drop": _share,

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from harden.errors import UsageError
+from harden.plan import Plan
 from harden.spelling import nearest, refuse_unknown
 from harden.types import Method
 
@@ -24,16 +25,29 @@ def known() -> dict[str, Callable[..., Method]]:
 
 
 def find(
-    name: str, settings: Settings | None = None, methods: Mapping[str, Callable[..., Method]] | None = None
+    name: str,
+    settings: Settings | None = None,
+    methods: Mapping[str, Callable[..., Method]] | None = None,
+    *,
+    recover: str | None = None,
 ) -> Method:
-    """The method of that name, its parts with these settings."""
+    """The method of that name, its parts with these settings; it looks for triggers as `recover` does, if named."""
     table = known() if methods is None else methods
-    if name not in table:
-        raise UsageError(
-            f"there is no method called {name!r}.{nearest(name, table)}",
-            hint=f"`harden methods` lists them: {', '.join(table) or 'none is installed'}.",
-        )
-    return configured(table[name](), settings or {})
+    for wanted in (name, recover):
+        if wanted is not None and wanted not in table:
+            raise UsageError(
+                f"there is no method called {wanted!r}.{nearest(wanted, table)}",
+                hint=f"`harden methods` lists them: {', '.join(table) or 'none is installed'}.",
+            )
+    method = table[name]()
+    if recover is not None:
+        method = replace(method, recover=table[recover]().recover)
+    return configured(method, settings or {})
+
+
+def planned(plan: Plan) -> Method:
+    """The method that a run is to take."""
+    return find(plan.method, plan.method_settings, recover=plan.recover)
 
 
 def configured(method: Method, settings: Settings) -> Method:

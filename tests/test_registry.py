@@ -19,6 +19,14 @@ def test_the_settings_of_every_method_make_the_same_method_again() -> None:
         assert settings_of(find(name, settings_of(find(name)))) == settings_of(find(name))
 
 
+def test_a_method_may_look_for_triggers_as_another_does() -> None:
+    mixture, own, other = find("grad-prune", recover="auto"), find("grad-prune"), find("auto")
+    assert (mixture.recover, mixture.prune, mixture.repair) == (other.recover, own.prune, own.repair)
+    assert find("grad-prune", {"recover": {"glance": 5}}, recover="auto").recover.glance == 5  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="auto"):
+        find("grad-prune", recover="atuo")
+
+
 def test_a_part_of_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="warp"):
         find("auto", {"recover": {"families": [{"name": "wrap"}]}})

@@ -129,6 +129,8 @@ def _network_of(pruned: Pruned, original: Classifier) -> Classifier:
 def method_of(spec: Spec, trigger: Trigger | None) -> Method:
     """The method that was named, with its settings, and the true trigger where it asks for that."""
     method = METHODS[spec.name](**spec.settings)
+    if spec.recover is not None:
+        method = replace(method, recover=METHODS[spec.recover]().recover)
     if spec.given:
         method = replace(method, recover=Given((trigger,) if trigger else ()))
     return method

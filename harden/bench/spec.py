@@ -1,4 +1,7 @@
-"""A method as the bench's command line names it: NAME, NAME:given, NAME:prune, NAME:epochs=20,rate=0.01."""
+"""A method as the bench's command line names it: NAME, NAME:given, NAME:prune, NAME:epochs=20,rate=0.01.
+
+`NAME:recover=OTHER` lets it look for triggers as another method does.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ class Spec:
     prune: bool
     """What is dead after it, or found guilty by its repair, is cut out as well."""
     settings: Mapping[str, Any]
+    recover: str | None = None
+    """The method whose way of looking for triggers it is given."""
 
 
 def parse(text: str, methods: Mapping[str, Callable[..., Any]]) -> Spec:
@@ -32,6 +37,7 @@ def parse(text: str, methods: Mapping[str, Callable[..., Any]]) -> Spec:
             f"there is no method called {name!r}.{nearest(name, methods)}", hint=f"Known: {', '.join(sorted(methods))}."
         )
     words, settings = {"given": False, "prune": False}, {}
+    recover: str | None = None
     known = list(inspect.signature(methods[name]).parameters)
     for part in filter(None, ",".join(rest).split(",")):
         key, equals, value = part.partition("=")
@@ -42,6 +48,8 @@ def parse(text: str, methods: Mapping[str, Callable[..., Any]]) -> Spec:
             raise UsageError(
                 f"{text!r}: after the name, 'given', 'prune' or SETTING=VALUE is expected, and {part!r} came"
             )
+        elif key == "recover":
+            recover = parse(value, methods).name
         elif key not in known:
             raise UsageError(
                 f"the method {name!r} has no setting called {key!r}.{nearest(key, known)}",
@@ -49,7 +57,9 @@ def parse(text: str, methods: Mapping[str, Callable[..., Any]]) -> Spec:
             )
         else:
             settings[key] = _value(value)
-    return Spec(name, **words, settings=settings)
+    if recover is not None and words["given"]:
+        raise UsageError(f"{text!r}: a trigger that is given need not be looked for", hint="Drop given, or recover.")
+    return Spec(name, **words, settings=settings, recover=recover)
 
 
 def separate(text: str, methods: Mapping[str, Callable[..., Any]]) -> list[str]:

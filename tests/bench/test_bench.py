@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harden.bench import bench
-from harden.bench.cell import draw, run_cell
+from harden.bench.cell import draw, method_of, run_cell
 from harden.bench.row import Cell, Numbers, Row, read, save
 from harden.bench.spec import parse, separate
 from harden.bench.tables import as_csv, as_markdown
@@ -126,11 +126,19 @@ def test_images_are_drawn_by_the_seed_and_never_twice() -> None:
         ("ft:epoch=3", "Did you mean 'epochs'"),
         ("ft:quick", "SETTING=VALUE"),
         ("ft:prunes", "'prune'"),
+        ("ft:recover=autp", "Did you mean 'auto'"),
+        ("ft:given,recover=auto", "need not be looked for"),
     ],
 )
 def test_a_method_that_is_not_there_is_refused(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         parse(text, METHODS)
+
+
+def test_a_method_is_given_the_eyes_of_another() -> None:
+    mixture = method_of(parse("grad-prune:recover=auto", METHODS), None)
+    assert mixture.recover == METHODS["auto"]().recover
+    assert mixture.prune == METHODS["grad-prune"]().prune
 
 
 def test_settings_are_read_as_what_they_are() -> None:
