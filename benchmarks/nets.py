@@ -164,6 +164,11 @@ def grey_lenet(num_classes: int = 10) -> nn.Module:
     return LeNet(num_classes, 1, 28)
 
 
+def small(num_classes: int = 10) -> nn.Module:
+    """With batch normalisation."""
+    return small_net(num_classes)
+
+
 def grey_small(num_classes: int = 10) -> nn.Module:
     """With batch normalisation, for pictures with one channel."""
     return small_net(num_classes, 1)
