@@ -31,7 +31,7 @@ class UnlearnThenRecover:
     )
     alpha: float = 0.2
     thresholds: tuple[float, ...] = tuple(round(0.02 * k, 2) for k in range(46))
-    max_drop: float = 0.02
+    max_drop: float = 0.1
 
     def __call__(self, model: Classifier, splits: Splits, evidence: Evidence, run: Run) -> Proposal:  # noqa: ARG002
         forgetful, record = self.unlearn(model, splits.tune, run)
