@@ -48,13 +48,21 @@ class Immunise:
 
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=16, least_steps=100, batch=64, rate=5e-3, shape="cosine", clip=1.0, freeze_norm=True
+            epochs=16,
+            least_steps=100,
+            most_steps=320,
+            batch=64,
+            rate=5e-3,
+            shape="cosine",
+            clip=1.0,
+            freeze_norm=True,
         )
     )
     bare: Schedule = field(
         default_factory=lambda: Schedule(
             epochs=16,
             least_steps=100,
+            most_steps=320,
             batch=64,
             rate=1e-3,
             optimizer="adam",
@@ -84,7 +92,7 @@ class Immunise:
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4
-    """Epochs between two searches; 0: none at all."""
+    """Epochs between two searches, fewer where many images make fewer epochs; 0: none at all."""
     ways: tuple[float, ...] = (0.7, 0.8, 0.9)
     """Shares of the way from the network as it was to the relearned one that may be enough: between the weights of two
     networks with a common past lie better ones ("Robust fine-tuning of zero-shot models", CVPR 2022)."""
@@ -101,18 +109,20 @@ class Immunise:
         pool = [*evidence.triggers, *stronger(evidence.triggers, self.stronger, 1.0)]
         if evidence.status != "backdoored" or not pool:
             return {"epochs": 0, "stopped_because": "no backdoor was found, so there is nothing to relearn"}
+        images = together(splits.tune, splits.choose)  # nothing is chosen any more
         generator = torch.Generator().manual_seed(run.seed)
+        schedule = self.schedule if normalised(model) else self.bare
+        every = min(self.every, max(1, self.every * schedule.epochs_of(len(images)) // schedule.epochs))
         epoch = 0
 
         def regenerate(model: Classifier) -> None:
             nonlocal epoch
-            if self.every and epoch % self.every == 0 and time.monotonic() < run.deadline:
+            if every and epoch % every == 0 and time.monotonic() < run.deadline:
                 look = self.again if epoch else self.first
                 found = look(model, images, evidence.triggers, generator)
                 pool.extend([*found, *stronger(found, self.stronger, 1.0)])
             epoch += 1
 
-        images = together(splits.tune, splits.choose)  # nothing is chosen any more
         teacher = Teacher(suspect, images, evidence.triggers, self.doubt)
         share = self.few**2 / (self.few**2 + len(images) ** 2)
         before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -137,7 +147,7 @@ class Immunise:
             model,
             images,
             loss,
-            self.schedule if normalised(model) else self.bare,
+            schedule,
             run,
             name="relearning",
             augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),

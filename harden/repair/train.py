@@ -37,6 +37,8 @@ class Schedule:
     epochs: int = 20
     least_steps: int = 0
     """More epochs than that, if so few images make fewer steps: published epochs assume thousands of images."""
+    most_steps: int | None = None
+    """And fewer, in whole epochs, if so many images make more steps."""
     batch: int = 128
     rate: float = 0.01
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -51,6 +53,12 @@ class Schedule:
     """Batch norm in eval mode: its statistics stand still, its scale and shift are still trained."""
     patience: int | None = None
     """Epochs without a better snapshot before it stops; None: never."""
+
+    def epochs_of(self, images: int) -> int:
+        """Epochs over so many images."""
+        steps = _steps(images, self.batch)
+        most = self.epochs if self.most_steps is None else min(self.epochs, -(-self.most_steps // steps))
+        return max(most, -(-self.least_steps // steps))
 
 
 def plain(closure: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Tensor:  # noqa: ARG001
@@ -87,7 +95,7 @@ def fit(
     moved = list(model.parameters() if parameters is None else parameters)
     generator = torch.Generator().manual_seed(run.seed)
     steps = _steps(len(images), schedule.batch)
-    epochs = max(schedule.epochs, -(-schedule.least_steps // steps))
+    epochs = schedule.epochs_of(len(images))
     optimizer, falling = _optimizer(moved, schedule, epochs * steps)
     kept = _Best(model, moved, validate)
     losses: list[float] = []

@@ -151,3 +151,12 @@ def test_augmentation_keeps_shape_and_flips_only_when_asked() -> None:
     flipped = CropAndFlip(padding=0, flip=True)(pixels, g)
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(flipped, pixels, strict=True))
     assert not torch.equal(flipped, pixels)
+
+
+@pytest.mark.parametrize(
+    ("images", "least", "most", "epochs"),
+    [(640, 0, None, 16), (64, 100, 320, 100), (1280, 100, 320, 16), (5000, 100, 320, 5)],
+)
+def test_few_images_make_more_epochs_and_many_fewer(images: int, least: int, most: int | None, epochs: int) -> None:
+    schedule = Schedule(epochs=16, batch=64, least_steps=least, most_steps=most)
+    assert schedule.epochs_of(images) == epochs
