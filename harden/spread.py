@@ -18,9 +18,9 @@ import torch
 from harden.network import Classifier
 from harden.types import UNSEEN, Cost, Task
 
-SMALL = 64 * 64
-"""Pixels of a picture, beyond which the cores share each pass, as they do in everything else: that gains as much there,
-and needs the memory of one pass."""
+ROOM = 16 * 32 * 32
+"""Pixels of the pictures that stand side by side, one of each job: each pass needs memory of its own. Where they are
+too large for two, the cores share each pass, as they do in everything else, and gain as much by that."""
 T = TypeVar("T")
 Tell = Callable[[float, str], None]
 """So many steps further, and what is going on. Ends the search if the run was interrupted."""
@@ -70,8 +70,7 @@ def spread(model: Classifier, jobs: Sequence[Job[T]], task: Task = UNSEEN) -> li
 def _threads(model: Classifier, jobs: int) -> int:
     """How many jobs go on at once."""
     _, height, width = model.contract.input_size
-    small = height * width <= SMALL and model.mean.device.type == "cpu"
-    return min(torch.get_num_threads(), jobs) if small else 1
+    return min(torch.get_num_threads(), jobs, ROOM // (height * width)) if model.mean.device.type == "cpu" else 1
 
 
 def _private(model: Classifier) -> Classifier:
