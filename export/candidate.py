@@ -16,6 +16,10 @@ from harden_export.files import OnnxFile
 from harden_export.latency import Latency, measure_latency
 from harden_export.onnx_file import export_onnx
 
+ROUNDS = (15, 3000)
+"""The least and the most of a timing: a small network would be done with the usual 300 in a quarter of a second, in
+which other work on the machine looks like a difference."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -66,6 +70,7 @@ class Stopwatch:
             batches=(self.batch,),
             threads=(self.threads,),
             seconds=self.seconds,
+            rounds=ROUNDS,
             provider=self.provider,
         )
         return Candidate(file.bytes, latency)
