@@ -194,7 +194,7 @@ def idle() -> Evidence:
 
 LONG: dict[str, tuple[Any, type, str, int]] = {
     "the search, in its second family": (SEARCH, SmallestChange, "_compare", 2),
-    "the search, before the last stand-in": (SEARCH, SmallestChange, "_stand_in", 1),
+    "the search, before the other stand-ins": (SEARCH, SmallestChange, "_again", 1),
     "pruning, while it looks again": (IDLE, GateSearch, "_left", 1),
     "pruning, after it has looked again": (IDLE, GateSearch, "_cut", 3),
 }
