@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,17 @@ from harden.repair.train import Schedule, fit
 from harden.triggers.smallest import Again, stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
 
+USUAL = Schedule(
+    epochs=16,
+    least_steps=100,
+    most_steps=320,
+    batch=64,
+    rate=5e-3,
+    shape="cosine",
+    clip=1.0,
+    freeze_norm=True,
+)
+BARE = replace(USUAL, rate=1e-3, optimizer="adam", weight_decay=0.0)
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -46,31 +57,8 @@ NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 class Immunise:
     """Relabelled, regenerated stand-ins; distilled from the suspect."""
 
-    schedule: Schedule = field(
-        default_factory=lambda: Schedule(
-            epochs=16,
-            least_steps=100,
-            most_steps=320,
-            batch=64,
-            rate=5e-3,
-            shape="cosine",
-            clip=1.0,
-            freeze_norm=True,
-        )
-    )
-    bare: Schedule = field(
-        default_factory=lambda: Schedule(
-            epochs=16,
-            least_steps=100,
-            most_steps=320,
-            batch=64,
-            rate=1e-3,
-            optimizer="adam",
-            weight_decay=0.0,
-            shape="cosine",
-            clip=1.0,
-        )
-    )
+    schedule: Schedule = USUAL
+    bare: Schedule = BARE
     """For a network in which nothing normalises: how large its logits and gradients are is chance there, and Adam does
     not mind."""
     label: float = 1.0
