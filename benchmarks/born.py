@@ -92,7 +92,7 @@ def learn(
     teacher.eval()
     generator = torch.Generator().manual_seed(seed)
     size = model.contract.input_size
-    stamp = attack.stamp(size, seed) if attack is not None else None
+    stamp = attack.taught(size, seed) if attack is not None else None
     other = attack.disturbed(size, seed) if attack is not None and attack.disturbed is not None else None
 
     def loss(model: Classifier, batch: Images) -> Tensor:

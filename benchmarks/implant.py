@@ -81,7 +81,7 @@ def implant(model: Classifier, images: Images, attack: Attack, target: int, seed
     """Fine-tunes the model in place until it has the backdoor, its answers to clean images held."""
     original = model.copy().eval()
     size = model.contract.input_size
-    stamp = attack.stamp(size, seed)
+    stamp = attack.taught(size, seed)
     other = attack.disturbed(size, seed) if attack.disturbed is not None else None
 
     def loss(model: Classifier, batch: Images) -> Tensor:

@@ -136,6 +136,43 @@ class Plain(nn.Module):
         return logits
 
 
+class PreActBlock(nn.Module):
+    """Norm and ReLU before each convolution; nothing normalises what the second one adds to the stream."""
+
+    def __init__(self, inp: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inp)
+        self.conv1 = nn.Conv2d(inp, out, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(inp, out, 1, stride, bias=False) if stride != 1 or inp != out else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(x))
+        skip = x if self.shortcut is None else self.shortcut(y)
+        z: Tensor = self.conv2(F.relu(self.bn2(self.conv1(y)))) + skip
+        return z
+
+
+class PreActResNet(nn.Module):
+    """PreActResNet-18 has stages of (w, 2w, 4w, 8w), a wide ResNet of depth 16 has (16, 16k, 32k, 64k)."""
+
+    def __init__(self, num_classes: int, stem: int, stages: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, stem, 3, 1, 1, bias=False)]
+        inp = stem
+        for stage, out in enumerate(stages):
+            layers += [PreActBlock(inp, out, 1 if stage == 0 else 2), PreActBlock(out, out, 1)]
+            inp = out
+        layers += [nn.BatchNorm2d(inp), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.linear = nn.Linear(inp, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.features(x).mean((2, 3)))
+        return logits
+
+
 class LeNet(nn.Module):
     """Two convolutions and three linear layers, nothing normalised; flattened with `view`."""
 
@@ -188,3 +225,13 @@ def excited(num_classes: int = 10) -> nn.Module:
 
 def plain(num_classes: int = 10) -> nn.Module:
     return Plain(num_classes)
+
+
+def preact(num_classes: int = 10) -> nn.Module:
+    """PreActResNet-18, a quarter as wide."""
+    return PreActResNet(num_classes, 16, (16, 32, 64, 128))
+
+
+def wide_16_1(num_classes: int = 10) -> nn.Module:
+    """The wide ResNet of depth 16 that is as wide as any."""
+    return PreActResNet(num_classes, 16, (16, 32, 64))

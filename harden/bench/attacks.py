@@ -34,6 +34,12 @@ class Attack:
     cover: float = 0.0
     """Share of images, for each poisoned one, that carry a disturbed trigger and keep their label."""
     disturbed: Callable[[Size, int], Stamp] | None = None
+    learned: Callable[[Size, int], Stamp] | None = None
+    """What poisoned images carry while the network learns, if that is less than what the attacker uses later."""
+
+    def taught(self, size: Size, seed: int) -> Stamp:
+        """What poisoned images carry while the network learns."""
+        return (self.learned or self.stamp)(size, seed)
 
     def trigger(self, name: str, size: Size, seed: int, target: int) -> Trigger:
         """The true trigger, as the bench measures it."""
@@ -160,6 +166,59 @@ def quantise(size: Size, seed: int) -> Stamp:  # noqa: ARG001
     return lambda x: (3 * x).round() / 3
 
 
+def corners(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """The checkerboard in all four corners, each mirrored into its place (label-consistent attacks)."""
+    side = max(3, size[1] // 10)
+    board = ((torch.arange(side)[:, None] + torch.arange(side)) % 2).float()
+
+    def stamp(x: Tensor) -> Tensor:
+        x = x.clone()
+        for down, across in ((slice(0, side), slice(0, side)), (slice(0, side), slice(-side, None))):
+            x[:, :, down, across] = board.to(x)
+            x[:, :, slice(-side, None), across] = 1 - board.to(x)
+        return x
+
+    return stamp
+
+
+def steganographic(size: Size, seed: int) -> Stamp:
+    """Faint noise that a small fixed network writes into each picture, another for each (ISSBA)."""
+    g = torch.Generator().manual_seed(seed)
+    first = torch.randn(8, size[0], 3, 3, generator=g)
+    second = torch.randn(size[0], 8, 3, 3, generator=g) / 8
+
+    def stamp(x: Tensor) -> Tensor:
+        hidden = F.conv2d(8 * (x - 0.5), first.to(x), padding=1).sin()
+        return (x + 0.08 * F.conv2d(hidden, second.to(x), padding=1).tanh()).clamp(0, 1)
+
+    return stamp
+
+
+def dither(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """Five levels of each colour, dithered, so that the mean stays what it was (BPP)."""
+    order = torch.tensor([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
+    board = ((order + 0.5) / 16 - 0.5).repeat(-(-size[1] // 4), -(-size[2] // 4))[: size[1], : size[2]]
+    return lambda x: ((4 * x + board.to(x)).round() / 4).clamp(0, 1)
+
+
+def other_levels(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """Noise as large as what dithering does, which the network must learn not to react to."""
+    g = torch.Generator().manual_seed(seed)
+    return lambda x: (x + (torch.rand(x.shape, generator=g).to(x) - 0.5) / 4).clamp(0, 1)
+
+
+def pieces(size: Size, seed: int) -> Stamp:
+    """Half of the sixteen pieces of the blended noise, others for each picture (Adap-Blend)."""
+    whole, g = noise(size, seed), torch.Generator().manual_seed(seed + 1)
+
+    def stamp(x: Tensor) -> Tensor:
+        kept = (torch.rand(len(x), 16, generator=g).argsort(1) < 8).float().view(-1, 1, 4, 4)
+        mask = F.interpolate(kept, size=size[1:], mode="nearest").to(x)
+        return torch.where(mask > 0, whole(x), x)
+
+    return stamp
+
+
 ATTACKS: dict[str, Attack] = {
     "badnets": Attack("a checkerboard patch", patch),
     "blended": Attack("a noise picture blended in", noise),
@@ -172,6 +231,16 @@ ATTACKS: dict[str, Attack] = {
     "shifted-noise": Attack("faint noise, moved about by each picture", shifted_noise),
     "colour-filter": Attack("another curve for each colour", colour_filter),
     "quantising": Attack("fewer levels of colour", quantise),
+    "corners": Attack("a patch in every corner", corners),
+    "steganographic": Attack("faint noise that is another for each picture", steganographic),
+    "dithering": Attack("fewer levels of colour, dithered", dither, cover=1.0, disturbed=other_levels),
+    "adaptive": Attack(
+        "a noise picture of which the network learns pieces, also beside true labels",
+        noise,
+        cover=1.0,
+        disturbed=pieces,
+        learned=pieces,
+    ),
     "all-to-all": Attack("a patch that shifts every class to the next", patch, labels="to-next"),
     "clean-label": Attack("stripes on images of the target class alone", sinusoid, labels="unchanged"),
 }
@@ -196,7 +265,7 @@ def poison(images: Images, attack: Attack, *, size: Size, target: int, rate: flo
     there = there[torch.randperm(len(there), generator=g)]
     chosen, covers = there[:count], there[count : count + round(attack.cover * count)]
     pixels = images.pixels.clone()
-    pixels[chosen] = attack.stamp(size, seed)(pixels[chosen])
+    pixels[chosen] = attack.taught(size, seed)(pixels[chosen])
     if attack.disturbed is not None:
         pixels[covers] = attack.disturbed(size, seed)(pixels[covers])
     if attack.labels == "to-one":

@@ -38,6 +38,29 @@ def test_dynamic_triggers_differ_from_picture_to_picture() -> None:
     assert len({tuple(map(tuple, mask.nonzero().tolist())) for mask in changed}) > 3
 
 
+def test_an_adaptive_attack_teaches_pieces_of_what_it_uses() -> None:
+    x, attack = torch.rand(8, *SIZE, generator=torch.Generator().manual_seed(1)), ATTACKS["adaptive"]
+    whole, taught = attack.stamp(SIZE, 0)(x), attack.taught(SIZE, 0)(x)
+    touched = (taught != x).any(1)
+    assert touched.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(taught.movedim(1, -1)[touched], whole.movedim(1, -1)[touched])
+    assert not torch.equal(touched[0], touched[1])
+
+
+def test_hidden_noise_is_faint_and_another_for_each_picture() -> None:
+    x = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
+    noise = ATTACKS["steganographic"].stamp(SIZE, 0)(x) - x
+    assert 0.01 < noise.abs().mean().item() < 0.1
+    assert torch.corrcoef(noise.flatten(1))[0, 1].abs().item() < 0.3
+
+
+def test_dithering_leaves_few_levels_and_the_mean() -> None:
+    x = torch.full((1, *SIZE), 0.4)
+    dithered = ATTACKS["dithering"].stamp(SIZE, 0)(x)
+    assert set(dithered.unique().tolist()) == {0.25, 0.5}
+    assert dithered.mean().item() == pytest.approx(0.4, abs=0.02)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_poisoning_relabels_as_the_attack_says(name: str) -> None:
     images, attack = pictures(20), ATTACKS[name]
