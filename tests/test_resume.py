@@ -21,7 +21,7 @@ from harden.outcome import Report
 from harden.plan import Plan
 from harden.pruning.gated import GateSearch
 from harden.pruning.greedy import Greedy
-from harden.triggers.families import Additive, Spectral, Tone, Warp
+from harden.triggers.families import Additive, Spectral, Tone, Warp, Waves
 from harden.triggers.families import Patch as Sticker
 from harden.triggers.inversion import ToClass
 from harden.triggers.smallest import Again, Put, SmallestChange, as_trigger
@@ -329,7 +329,7 @@ def test_what_was_left_long_ago_is_swept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [f"{resume.PREFIX}new"]
 
 
-@pytest.mark.parametrize("family", [Additive(), Spectral(), Sticker(), Warp(), Tone()], ids=lambda f: f.name)
+@pytest.mark.parametrize("family", [Additive(), Spectral(), Waves(), Sticker(), Warp(), Tone()], ids=lambda f: f.name)
 def test_a_recovered_trigger_does_the_same_again(family: Any) -> None:
     change = family.start((3, 16, 16), torch.Generator().manual_seed(1), torch.device("cpu"))
     trigger = Trigger("found", "recovered", 1, Put(change), {"size": 0.1 + 0.2, "usual": float("inf")})

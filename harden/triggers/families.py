@@ -10,7 +10,7 @@ a few learnable tensors; sizes are only ever compared within one family on one m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,30 @@ class Change(Protocol):
         """The same change so many times as strong; None where the family knows no such thing."""
 
 
+class Shrinking(Change, Protocol):
+    """A change of one parameter that knows what its size does to it.
+
+    It is learned with one length of step for all of it, and what its size costs is taken off exactly (proximal gradient
+    steps). Steps as long for every number, as Adam's are, walk about in all those that do not matter: a pattern of two
+    waves among hundreds is then as large as the noise beside it.
+    """
+
+    def steep(self, gradient: Tensor) -> Tensor:
+        """How steep the loss is, as one number: a step is so many times shorter."""
+
+    def shrink(self, by: float) -> None:
+        """In place: argmin over q of |q - p|^2 / 2 + by * size(q)."""
+
+
+@runtime_checkable
+class _CanShrink(Protocol):
+    def shrink(self, by: float) -> None: ...
+
+
+def shrinks(change: Change) -> TypeGuard[Shrinking]:
+    return isinstance(change, _CanShrink)
+
+
 class Family(Protocol):
     """Makes changes to start the search from."""
 
@@ -40,7 +64,9 @@ class Family(Protocol):
 
     @property
     def rate(self) -> float:
-        """Adam's step, in the unit of the parameters."""
+        """The length of a step, in the unit of the parameters: Adam's, for each number; of a change that shrinks, for
+        what is as steep as `steep` says.
+        """
 
     @property
     def trust(self) -> float:
@@ -66,6 +92,16 @@ class _Added:
         pattern = self.parameters[0]
         return 32 * (pattern.square().sum() / pattern[0, 0].numel() + 1e-12).sqrt()  # L2, as if of 32x32 pixels
 
+    def steep(self, gradient: Tensor) -> Tensor:
+        steep: Tensor = gradient.square().mean().sqrt()
+        return steep
+
+    def shrink(self, by: float) -> None:
+        (pattern,) = self.parameters
+        norm = pattern.norm()
+        less = by * 32 / pattern[0, 0].numel() ** 0.5
+        pattern.mul_((1 - less / norm.clamp_min(1e-12)).clamp_min(0))
+
     def scaled(self, factor: float) -> Change:
         return _Added([factor * p.detach() for p in self.parameters])
 
@@ -77,7 +113,7 @@ class Additive:
     name: str = "additive"
     trust: float = 1.0
     success: float = 0.95
-    rate: float = 0.02
+    rate: float = 0.003
     spread: float = 0.002
     """Standard deviation of the noise that p starts from."""
 
@@ -105,8 +141,8 @@ class _Spectral:
 
 @dataclass(frozen=True)
 class Spectral:
-    """x' = clip(x + p), p of few frequencies: smooth patterns, sinusoids, what hides in a spectrum. Size: the L1 norm
-    of its cosine coefficients, which few frequencies keep small.
+    """x' = clip(x + p), p of few cosines: smooth patterns, what hides in a spectrum. Size: the L1 norm of its cosine
+    coefficients, which few frequencies keep small.
     """
 
     name: str = "spectral"
@@ -126,6 +162,63 @@ def cosines(length: int, count: int, device: torch.device) -> Tensor:
     """The first cosines over so many pixels, each of amplitude 1: (count, length)."""
     k = torch.arange(count, device=device)[:, None]
     return torch.cos(torch.pi * (2 * torch.arange(length, device=device)[None] + 1) * k / (2 * length))
+
+
+@dataclass(eq=False)
+class _Waving:
+    parameters: list[Tensor]  # (1, C, U, V, 2): real and imaginary part
+    height: int
+    width: int
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        weights = torch.view_as_complex(self.parameters[0])
+        down = turns(self.height, range(weights.shape[2]), pixels.device)
+        across = turns(self.width, range(-(weights.shape[3] // 2), weights.shape[3] // 2 + 1), pixels.device)
+        return (pixels + torch.einsum("bcuv,uh,vw->bchw", weights, down, across).real).clamp(0, 1)
+
+    def size(self) -> Tensor:
+        amplitudes: Tensor = torch.linalg.vector_norm(self.parameters[0], dim=-1)
+        return 10 * amplitudes.sum()
+
+    def steep(self, gradient: Tensor) -> Tensor:
+        steep: Tensor = torch.linalg.vector_norm(gradient, dim=-1).max()
+        return steep
+
+    def shrink(self, by: float) -> None:
+        (weights,) = self.parameters
+        sizes = torch.linalg.vector_norm(weights, dim=-1, keepdim=True)
+        weights.mul_((1 - 10 * by / sizes.clamp_min(1e-12)).clamp_min(0))
+
+    def scaled(self, factor: float) -> Change:
+        return _Waving([factor * p.detach() for p in self.parameters], self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Waves(Spectral):
+    """x' = clip(x + p), p of few plane waves of any direction and phase: stripes and sinusoids. Size: the sum of their
+    amplitudes.
+
+    A cosine transform knows no phase: a sine is many cosines to it, and so looks larger than it is.
+    """
+
+    name: str = "waves"
+    trust: float = 0.8
+    """Some class is where strange patterns go, in harmless networks too."""
+    rate: float = 0.02
+    frequencies: int = 8
+    """Waves along each side, less than that."""
+
+    def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
+        kept = min(self.frequencies, *(side // 2 for side in shape[1:]))
+        weights = 1e-4 * torch.randn(1, shape[0], kept, 2 * kept - 1, 2, generator=generator)
+        return _Waving([weights.to(device).requires_grad_()], shape[1], shape[2])
+
+
+def turns(length: int, frequencies: range, device: torch.device) -> Tensor:
+    """exp(2 pi i k t / length) over so many pixels, for each frequency k: (count, length)."""
+    k = torch.arange(frequencies.start, frequencies.stop, device=device)[:, None]
+    angle = 2 * torch.pi * k * torch.arange(length, device=device)[None] / length
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 @dataclass(eq=False)

@@ -9,6 +9,10 @@ border; what stays is the smallest change seen that succeeded. With a bound, onl
 
 and what stays is the last one: a w that grew and shrank there would take forty steps for one swing. Where each class is
 to become another one (all-to-all attacks), t depends on the image.
+
+Either way size has a price p at each step. Most changes are learned by Adam on CE + p size; those that shrink by
+
+    c <- shrink(c - r m, r p)    r = rate / steep      m, steep   running means of CE's gradient and of its steepness
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harden.network import Classifier, as_logits
-from harden.triggers.families import Change, Family
+from harden.triggers.families import Change, Family, Shrinking, shrinks
 from harden.types import Images
 
 
@@ -101,7 +105,7 @@ class Inversion:
 
     def __post_init__(self) -> None:
         self.weight = self.settings.weight
-        self.optimizer = torch.optim.Adam(self.change.parameters, lr=self.rate, betas=(0.5, 0.9))
+        self.step = _Whole(self.change, self.rate) if shrinks(self.change) else _Single(self.change, self.rate)
 
     def run(self, steps: int) -> None:
         """So many more steps."""
@@ -115,20 +119,20 @@ class Inversion:
             size = self.change.size()
             self.largest = max(self.largest, float(size.detach()))
             self.reached = 0.7 * self.reached + 0.3 * share
-            cost = self._least(size, share) if math.isinf(self.bound) else chosen.dear * F.relu(size / self.bound - 1)
-            loss = F.cross_entropy(logits, wanted) + cost
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            if math.isinf(self.bound):
+                price = self._least(float(size.detach()), share)
+            else:
+                price = chosen.dear / self.bound if float(size.detach()) > self.bound else 0.0
+            self.step(F.cross_entropy(logits, wanted), size, price)
 
-    def _least(self, size: Tensor, share: float) -> Tensor:
+    def _least(self, size: float, share: float) -> float:
         """What size costs where the least change is wanted; a success is kept, if it is smaller than those before."""
         enough, (low, high), grow = share >= self.success, self.settings.limits, self.settings.grow
-        if enough and float(size.detach()) < self.best:
-            self.best = float(size.detach())
+        if enough and size < self.best:
+            self.best = size
             self.kept = [p.detach().clone() for p in self.change.parameters]
         self.weight = min(self.weight * grow, high) if enough else max(self.weight / grow, low)
-        return self.weight * size
+        return self.weight
 
     def size(self) -> float:
         """The least size that succeeded; else the largest that was tried and did not."""
@@ -142,6 +146,38 @@ class Inversion:
         for parameter in self.change.parameters:
             parameter.requires_grad_(False)
         return self.change
+
+
+class _Single:
+    """Every number of a change has its own length of step (Adam)."""
+
+    def __init__(self, change: Change, rate: float) -> None:
+        self.optimizer = torch.optim.Adam(change.parameters, lr=rate, betas=(0.5, 0.9))
+
+    def __call__(self, loss: Tensor, size: Tensor, price: float) -> None:
+        self.optimizer.zero_grad()
+        (loss + price * size).backward()
+        self.optimizer.step()
+
+
+class _Whole:
+    """One length of step for all of a change, and its size taken off."""
+
+    def __init__(self, change: Shrinking, rate: float) -> None:
+        self.change, self.rate, self.steps = change, rate, 0
+        self.mean, self.steep = torch.zeros_like(change.parameters[0]), 0.0
+
+    def __call__(self, loss: Tensor, size: Tensor, price: float) -> None:  # noqa: ARG002
+        (parameter,) = self.change.parameters
+        (gradient,) = torch.autograd.grad(loss, parameter)
+        self.steps += 1
+        self.mean = 0.5 * self.mean + 0.5 * gradient
+        self.steep = 0.9 * self.steep + 0.1 * float(self.change.steep(gradient)) ** 2
+        steep = math.sqrt(self.steep / (1 - 0.9**self.steps))
+        rate = self.rate / max(steep, 1e-12)
+        with torch.no_grad():
+            parameter -= rate * self.mean / (1 - 0.5**self.steps)
+            self.change.shrink(rate * price)
 
 
 def begin(

@@ -27,7 +27,7 @@ from harden.network import Classifier
 from harden.scoring.folded import folded
 from harden.spread import Job, Tell, spread
 from harden.triggers.displacement import displacements
-from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp
+from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp, Waves
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
 from harden.types import ClassEvidence, Evidence, Images, Recoverer, Run, Splits, Status, Task, Trigger, done
 
@@ -36,7 +36,7 @@ TOLD = 8
 
 
 def default_families() -> tuple[Family, ...]:
-    return (Patch(), Additive(), Spectral(), Spectral("smooth", trust=0.8, frequencies=6), Warp(), Tone())
+    return (Patch(), Additive(), Waves(), Spectral("smooth", trust=0.8, frequencies=6), Warp(), Tone())
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,11 @@ class SmallestChange:
         return sorted((s for s in counted if score(s) >= self.nearly), key=lambda s: -score(s))
 
     def _agreed(self, found: Sequence[Strange]) -> set[Aim]:
-        """What changes of two kinds are over `usual` for. Few frequencies and fewer of them are one kind."""
+        """What changes of two kinds are over `usual` for. Few waves and few cosines are one kind."""
         kinds: dict[Aim, set[type]] = {}
         for s in found:
             if s.counts and s.score >= self.usual:
-                kinds.setdefault(s.aim, set()).add(type(s.family))
+                kinds.setdefault(s.aim, set()).add(Spectral if isinstance(s.family, Spectral) else type(s.family))
         return {aim for aim, some in kinds.items() if len(some) > 1}
 
     def _named(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> ClassEvidence | None:

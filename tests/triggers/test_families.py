@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp, fixed
+from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp, Waves, fixed
 from harden.triggers.smallest import default_families
 
 SHAPE = (3, 16, 16)
@@ -117,6 +117,17 @@ def test_a_spectral_coefficient_is_a_cosine() -> None:
     torch.testing.assert_close(change(noise())[:, 1], noise()[:, 1] + wave)
     torch.testing.assert_close(change(noise())[:, 0], noise()[:, 0])
     assert float(change.size()) == pytest.approx(0.5)
+
+
+def test_a_wave_has_any_direction_and_phase_and_the_size_of_its_amplitude() -> None:
+    weights = torch.zeros(1, 3, 8, 15, 2)
+    weights[0, 2, 1, 7 - 3] = torch.tensor([0.03, 0.04])  # blue, one wave down and three to the left
+    change = set_to(begun(Waves(), (3, 16, 16)), weights)
+    turn = 2 * math.pi * (torch.arange(16)[:, None] - 3 * torch.arange(16)) / 16
+    grey = torch.full((1, 3, 16, 16), 0.5)
+    torch.testing.assert_close(change(grey)[0, 2], 0.5 + 0.03 * turn.cos() - 0.04 * turn.sin())
+    torch.testing.assert_close(change(grey)[0, :2], grey[0, :2])
+    assert float(change.size().detach()) == pytest.approx(0.5)
 
 
 def test_a_warp_moves_by_pixels() -> None:

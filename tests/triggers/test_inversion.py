@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.network import Classifier, predict
-from harden.triggers.families import Additive, Family, Patch
+from harden.triggers.families import Additive, Family, Patch, Waves, shrinks
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
 from harden.triggers.smallest import searchable
 from tests.planted import CONTRACT, TARGET, pictures, reachable
@@ -32,14 +32,61 @@ class Deaf(nn.Module):
         return torch.tensor([[1.0, 0, -1]]) + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize("family", [Patch(), Additive()], ids=lambda family: family.name)
-def test_the_planted_class_is_reached_by_the_smallest_change(model: Classifier, family: Family) -> None:
+class Striped(nn.Module):
+    """Says class 1 of pictures with one plane wave in blue, class 0 of all others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, across = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+        wave = torch.sin(2 * math.pi * (2 * down - 5 * across) / 16)  # of amplitude 1; its square has a mean of 0.5
+        seen = 2 * (x[:, 2] * wave * CONTRACT.std[2]).mean((1, 2))
+        return torch.stack((0 * seen, 100 * (seen - 0.05), 0 * seen - 9), 1)
+
+
+@pytest.mark.parametrize(("family", "steps"), [(Patch(), 60), (Additive(), 150)], ids=["patch", "additive"])
+def test_the_planted_class_is_reached_by_the_smallest_change(model: Classifier, family: Family, steps: int) -> None:
     searches = [search(model, family, ToClass(k)) for k in range(3)]
     for each in searches:
-        each.run(60)
+        each.run(steps)
     sizes = [each.size() for each in searches]
     assert min(sizes) == sizes[TARGET]
     assert 2 * sizes[TARGET] < min(sizes[1:])
+
+
+def test_a_wave_is_found_as_itself_and_nothing_beside_it() -> None:
+    found = search(Classifier(Striped(), CONTRACT), Waves(), ToClass(1))
+    found.run(60)
+    amplitudes = torch.linalg.vector_norm(found.result().parameters[0].detach(), dim=-1)[0]
+    assert amplitudes.nonzero().tolist() == [[2, 2, 7 - 5]], "blue, two down and five to the left"
+    assert 0.05 < float(amplitudes.max()) < 0.15
+    assert found.size() == pytest.approx(10 * float(amplitudes.max()))
+
+
+@pytest.mark.parametrize("family", [Additive(), Waves()], ids=lambda family: family.name)
+def test_shrinking_takes_off_what_size_costs(family: Family) -> None:
+    """Argmin over q of |q - p|^2 / 2 + by * size(q): nothing near it is better."""
+    generator = torch.Generator().manual_seed(0)
+    change = family.start((3, 16, 16), generator, torch.device("cpu"))
+    assert shrinks(change)
+    (parameter,) = change.parameters
+    by = 0.01
+    with torch.no_grad():
+        parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))
+        before = parameter.clone()
+
+        def cost() -> float:
+            return float((parameter - before).double().square().sum()) / 2 + by * float(change.size())
+
+        change.shrink(by)
+        best, least = cost(), parameter.clone()
+        assert least.norm() < before.norm()
+        for _ in range(20):
+            parameter.copy_(least + 0.02 * torch.randn(parameter.shape, generator=generator) * (least != 0))
+            assert cost() > best
+            parameter.copy_(least + 0.002 * torch.randn(parameter.shape, generator=generator))
+            assert cost() > best
+        parameter.copy_(before)
+        change.shrink(100.0)
+        assert not parameter.any(), "if size is dear enough, nothing is left"
 
 
 def test_what_stays_succeeds_and_is_as_small_as_it_says(model: Classifier) -> None:
