@@ -3,9 +3,9 @@
     size[f, k]      the least change of family f that sends the images to class k      (inversion.py)
     strange[f, k]   trust[f] * median of size[f, .] over the other classes that got as many steps / size[f, k]
     verdict         backdoored where the largest is over `strange`, or changes of two kinds are over `usual` for one
-                    class; where it is only over `nearly`, if a witness of another kind names the same class, or a
-                    second opinion says that a few filters serve the change; clean where it does not or under `usual`,
-                    else inconclusive
+                    class; where it is only over `nearly`, if a witness of another kind names the same class, if that
+                    class can be made far louder than all others (margin.py), or if a second opinion says that a few
+                    filters serve the change; clean where they do not or under `usual`, else inconclusive
 
 Which classes are searched is told by how little their features would have to move (displacement.py). All of those
 get as many steps as it takes to see who is easy; only the easiest go on, and they are compared with one another, since
@@ -74,8 +74,15 @@ class SmallestChange:
     witness: Recoverer | None = None
     """Another scan, asked first where something is over `nearly` and nothing over `strange`: it is heard if it points
     at one class, and believed if that is one of those. What makes a family less to be trusted is nothing to it."""
-    points: tuple[float, float] = (5.0, 2.0)
-    """How high that class has to score with the witness, and how many times as high as the next."""
+    points: tuple[float, float] = (3.5, 2.0)
+    """How high that class has to score with the witness, which is what ULRL asks for, and how many times as high as the
+    next: harmless networks have such a row too (8 and 15 were seen), so it is the class that has to agree."""
+    listener: Listener | None = None
+    """Asked next, where nothing is strange: if it points at one class, that is the target, and whatever reaches it
+    easily stands in for the trigger; if nothing does, nothing is clean."""
+    heard: tuple[float, float] = (4.0, 3.0)
+    """How high that class has to score, and how many times as high as the next."""
+    easily: float = 1.3
     second: SecondOpinion | None = None
     """Asked about what is over `nearly`, where nothing is over `strange` and the witness names another class."""
     nearly: float = 1.6
@@ -109,8 +116,9 @@ class SmallestChange:
                 for aims in groups:
                     make = partial(self._compare, copy, family, aims, images, run.seed + number, run.deadline, task)
                     found += run.step(f"{family.name}: {', '.join(_called(aim, model) for aim in aims)}", make)
-        named = self._named(model, splits, self._near(found, lambda s: s.times), run)
-        asked = {} if named else self._asked(model, splits, self._near(found, lambda s: s.score), run)
+        named = self._named(model, splits, self._near(found, lambda s: s.times, self.nearly), run)
+        named = named or self._loudest(copy, images, groups[0], found, run)
+        asked = {} if named else self._asked(model, splits, self._near(found, lambda s: s.score, self.nearly), run)
         return self._judge(copy, images, found, named, asked, run)
 
     def searched(self, count: int) -> int:
@@ -184,12 +192,15 @@ class SmallestChange:
         chosen += [a for a in aims[:2] if a not in chosen]
         return chosen + [a for a in order if a not in chosen][: max(0, self.compared - len(chosen))]
 
-    def _near(self, found: Sequence[Strange], score: Callable[[Strange], float]) -> list[Strange]:
-        """What is nearly strange by this score, where nothing is strange; the strangest first."""
-        counted = [s for s in found if s.counts]
-        if any(s.score >= self.strange for s in counted) or self._agreed(found):
+    def _near(self, found: Sequence[Strange], score: Callable[[Strange], float], least: float) -> list[Strange]:
+        """What scores so much, where nothing is strange; the strangest first."""
+        if self._sure(found):
             return []
-        return sorted((s for s in counted if score(s) >= self.nearly), key=lambda s: -score(s))
+        return sorted((s for s in found if s.counts and score(s) >= least), key=lambda s: -score(s))
+
+    def _sure(self, found: Sequence[Strange]) -> bool:
+        """Whether something is strange."""
+        return any(s.counts and s.score >= self.strange for s in found) or bool(self._agreed(found))
 
     def _agreed(self, found: Sequence[Strange]) -> set[Aim]:
         """What changes of two kinds are over `usual` for. Few waves and few cosines are one kind."""
@@ -199,16 +210,28 @@ class SmallestChange:
                 kinds.setdefault(s.aim, set()).add(Spectral if isinstance(s.family, Spectral) else type(s.family))
         return {aim for aim, some in kinds.items() if len(some) > 1}
 
-    def _named(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> ClassEvidence | None:
+    def _named(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> Named | None:
         """The class that the witness points at, if it is nearly strange."""
         if self.witness is None or not near or time.monotonic() > run.deadline:
             return None
         seen = run.step("a witness of another kind", partial(self.witness, model, splits, replace(run, step=done)))
-        scores = sorted(seen.evidence, key=lambda c: -c.score)
-        score, times = self.points
-        if len(scores) < 2 or scores[0].score < max(score, times * scores[1].score):
+        pointed = _pointed(seen.evidence, *self.points)
+        guilty = [s for s in near if pointed is not None and s.aim.label == pointed.label]
+        return Named(pointed, tuple(guilty)) if pointed is not None and guilty else None
+
+    def _loudest(
+        self, model: Classifier, images: Images, aims: Sequence[Aim], found: Sequence[Strange], run: Run
+    ) -> Named | None:
+        """The class that the listener points at, and what reaches it easily."""
+        if self.listener is None or self._sure(found) or time.monotonic() > run.deadline:
             return None
-        return scores[0] if any(s.aim.label == scores[0].label for s in near) else None
+        labels = [aim.label for aim in aims if aim.label is not None]
+        make = partial(self.listener, model, images, labels, replace(run, step=done))
+        pointed = _pointed(run.step("how loud each class can be", make), *self.heard)
+        if pointed is None:
+            return None
+        easy = self._near(found, lambda s: s.times, self.easily)
+        return Named(pointed, tuple(s for s in easy if s.aim.label == pointed.label))
 
     def _asked(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> Mapping[Strange, Opinion]:
         """What the second opinion says of what is nearly strange, until it calls one a backdoor's."""
@@ -228,7 +251,7 @@ class SmallestChange:
         model: Classifier,
         images: Images,
         found: Sequence[Strange],
-        named: ClassEvidence | None,
+        named: Named | None,
         asked: Mapping[Strange, Opinion],
         run: Run,
     ) -> Evidence:
@@ -245,11 +268,12 @@ class SmallestChange:
         guilty = [s for s in found if s.counts and s.score >= self.usual and s.aim in wanted]
         guilty = guilty or [s for s in found if s.counts and s.score >= self.nearly and s.aim in served]
         if named and not guilty:
-            guilty = [s for s in found if s.counts and s.times >= self.nearly and s.aim.label == named.label]
+            guilty = list(named.guilty)
+            evidence += (named.by,)
         highest = max((s.score for s in found if s.counts), default=0.0)
         late = time.monotonic() > run.deadline
         natural = bool(asked) and all(opinion.follow >= self.stay for opinion in asked.values())
-        unsure = late or highest == 0 or (not natural and (bool(asked) or highest > self.usual))
+        unsure = late or highest == 0 or bool(named) or (not natural and (bool(asked) or highest > self.usual))
         status: Status = "backdoored" if guilty else "inconclusive" if unsure else "clean"
         ordered = [s.aim.label for s in sorted(guilty, key=lambda s: -s.score)]
         targets = tuple(dict.fromkeys(label for label in ordered if label is not None))
@@ -265,7 +289,7 @@ class SmallestChange:
             else f"no class is easier to reach than {highest:.1f} times the usual (threshold {self.strange})"
         )
         if named:
-            why += f"; {named.method} points at {model.contract.classes[named.label]} too ({named.score:.1f})"
+            why += f"; {named.by.method} points at {model.contract.classes[named.by.label]} ({named.by.score:.1f})"
         for s, opinion in asked.items():
             why += f"; {opinion.closed} filters closed, {opinion.follow:.0%} of the images still follow to "
             why += f"{_called(s.aim, model)} ({s.family.name}), {self.follow:.0%} or less in a backdoor"
@@ -301,6 +325,19 @@ class SmallestChange:
 
     def _begin(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Inversion:
         return begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A class that another kind of evidence points at."""
+
+    by: ClassEvidence
+    guilty: tuple[Strange, ...]
+    """What sends images there, if anything does."""
+
+
+Listener = Callable[[Classifier, Images, Sequence[int], Run], Sequence[ClassEvidence]]
+"""Scores these classes by something else than small changes."""
 
 
 @dataclass(frozen=True)
@@ -343,6 +380,14 @@ class Strange:
     def trigger(self, change: Change) -> Trigger:
         """A change for this aim, with what is known of its size."""
         return as_trigger(self.family, self.aim, change, {"size": self.size, "usual": self.usual})
+
+
+def _pointed(scores: Sequence[ClassEvidence], least: float, times: float) -> ClassEvidence | None:
+    """The one class that scores so high, and so many times as high as the next."""
+    ordered = sorted(scores, key=lambda c: -c.score)
+    if len(ordered) < 2 or ordered[0].score < max(least, times * ordered[1].score):
+        return None
+    return ordered[0]
 
 
 def _look(

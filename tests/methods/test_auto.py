@@ -90,7 +90,18 @@ def test_what_is_only_nearly_strange_is_found_by_the_filter_that_serves_it() -> 
     planted, images = reachable(), splits()
     doubtful = quick().recover
     assert isinstance(doubtful, SmallestChange)
-    found = dataclasses.replace(doubtful, strange=1000.0)(planted.model.copy(), images, Run())
+    deaf = dataclasses.replace(doubtful, strange=1000.0, listener=None)
+    found = deaf(planted.model.copy(), images, Run())
     assert (found.status, found.target_classes) == ("backdoored", (TARGET,))
     assert "filters closed, 0% of the images still follow to red (patch)" in found.why
+    assert found.triggers
+
+
+def test_what_is_only_nearly_strange_is_found_by_how_loud_it_is() -> None:
+    planted, images = reachable(), splits()
+    doubtful = quick().recover
+    assert isinstance(doubtful, SmallestChange)
+    found = dataclasses.replace(doubtful, strange=1000.0, second=None)(planted.model.copy(), images, Run())
+    assert (found.status, found.target_classes) == ("backdoored", (TARGET,))
+    assert "margin points at red" in found.why
     assert found.triggers

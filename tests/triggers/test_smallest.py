@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -150,7 +151,7 @@ def test_where_sizes_leave_a_doubt_the_second_opinion_decides(
     [
         ((9.0, 4.0, 1.0), "backdoored"),
         ((9.0, 5.0, 1.0), "clean"),  # it does not point at one class
-        ((4.9, 2.0, 1.0), "clean"),
+        ((3.4, 1.0, 1.0), "clean"),
         ((4.0, 9.0, 1.0), "clean"),  # another one
         ((), "clean"),  # it has nothing to say of this network
     ],
@@ -171,8 +172,41 @@ def test_a_witness_is_believed_of_the_class_that_is_nearly_strange(
     said = doubtful(model, splits(), Run())
     assert said.status == status
     assert bool(said.triggers) == (status == "backdoored")
-    assert ("rows points at red too (9.0)" in said.why) == (status == "backdoored")
+    assert ("rows points at red (9.0)" in said.why) == (status == "backdoored")
     assert ("3 filters closed" in said.why) == (status == "clean"), "it is asked first, and alone if it is believed"
+
+
+@pytest.mark.parametrize(
+    ("scores", "strange", "easily", "status"),
+    [
+        ((9.0, 2.0, 1.0), 1000.0, 1.3, "backdoored"),
+        ((9.0, 2.0, 1.0), 1000.0, 1000.0, "inconclusive"),  # it shouts, and nothing is known that makes it
+        ((9.0, 3.1, 1.0), 1000.0, 1.3, "clean"),  # it does not point at one class
+        ((3.9, 1.0, 1.0), 1000.0, 1.3, "clean"),
+        ((2.0, 9.0, 1.0), 1000.0, 1.3, "inconclusive"),  # another class, that nothing reaches easily
+        ((), 1000.0, 1.3, "clean"),  # it has nothing to say of this network
+        ((2.0, 9.0, 1.0), 2.3, 1.3, "backdoored"),  # where sizes leave no doubt nobody is asked
+    ],
+)
+def test_a_class_that_shouts_is_the_target_where_something_reaches_it_easily(
+    model: Classifier, scores: tuple[float, ...], strange: float, easily: float, status: str
+) -> None:
+    order = [TARGET, *(k for k in range(3) if k != TARGET)]
+    asked: list[Sequence[int]] = []
+
+    def listener(_model: Classifier, _images: Images, classes: Sequence[int], _run: Run) -> list[ClassEvidence]:
+        asked.append(classes)
+        return [ClassEvidence(k, score, 4.0, "margin") for k, score in zip(order, scores, strict=False)]
+
+    doubtful = replace(ONE_FAMILY, strange=strange, nearly=900.0, easily=easily, shifts=(), listener=listener)
+    doubtful = replace(doubtful, usual=900.0 if strange > 900 else doubtful.usual)
+    said = doubtful(model, splits(), Run())
+    assert said.status == status
+    assert bool(said.triggers) == (status == "backdoored")
+    assert [sorted(some) for some in asked] == ([[0, 1, 2]] if strange > 900 else [])
+    heard = strange > 900 and status != "clean"
+    assert ("margin points at" in said.why) == heard
+    assert any(e.method == "margin" for e in said.evidence) == heard
 
 
 @pytest.mark.parametrize(
