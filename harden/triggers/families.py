@@ -16,6 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ADDED = 0.003
+"""How far a step moves a pixel of an additive pattern, on average."""
+WAVED = 0.02
+"""And the amplitude of the wave for which the loss is steepest."""
+
 
 class Change(Protocol):
     """One change being learned: images in, changed images out."""
@@ -41,7 +46,7 @@ class Shrinking(Change, Protocol):
     """
 
     def steep(self, gradient: Tensor) -> Tensor:
-        """How steep the loss is, as one number: a step is so many times shorter."""
+        """How steep the loss is, in steps: a step goes as far as the gradient, divided by this."""
 
     def shrink(self, by: float) -> None:
         """In place: argmin over q of |q - p|^2 / 2 + by * size(q)."""
@@ -64,9 +69,7 @@ class Family(Protocol):
 
     @property
     def rate(self) -> float:
-        """The length of a step, in the unit of the parameters: Adam's, for each number; of a change that shrinks, for
-        what is as steep as `steep` says.
-        """
+        """Adam's step, in the unit of the parameters."""
 
     @property
     def trust(self) -> float:
@@ -93,7 +96,7 @@ class _Added:
         return 32 * (pattern.square().sum() / pattern[0, 0].numel() + 1e-12).sqrt()  # L2, as if of 32x32 pixels
 
     def steep(self, gradient: Tensor) -> Tensor:
-        steep: Tensor = gradient.square().mean().sqrt()
+        steep: Tensor = gradient.square().mean().sqrt() / ADDED
         return steep
 
     def shrink(self, by: float) -> None:
@@ -113,7 +116,7 @@ class Additive:
     name: str = "additive"
     trust: float = 1.0
     success: float = 0.95
-    rate: float = 0.003
+    rate: float = 0.02
     spread: float = 0.002
     """Standard deviation of the noise that p starts from."""
 
@@ -181,7 +184,7 @@ class _Waving:
         return 10 * amplitudes.sum()
 
     def steep(self, gradient: Tensor) -> Tensor:
-        steep: Tensor = torch.linalg.vector_norm(gradient, dim=-1).max()
+        steep: Tensor = torch.linalg.vector_norm(gradient, dim=-1).max() / WAVED
         return steep
 
     def shrink(self, by: float) -> None:
@@ -204,7 +207,6 @@ class Waves(Spectral):
     name: str = "waves"
     trust: float = 0.8
     """Some class is where strange patterns go, in harmless networks too."""
-    rate: float = 0.02
     frequencies: int = 8
     """Waves along each side, less than that."""
 

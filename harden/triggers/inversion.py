@@ -10,14 +10,17 @@ border; what stays is the smallest change seen that succeeded. With a bound, onl
 and what stays is the last one: a w that grew and shrank there would take forty steps for one swing. Where each class is
 to become another one (all-to-all attacks), t depends on the image.
 
-Either way size has a price p at each step. Most changes are learned by Adam on CE + p size; those that shrink by
+Changes are learned by Adam on this loss; where the least is wanted of one that can shrink, size is taken off exactly:
 
-    c <- shrink(c - r m, r p)    r = rate / steep      m, steep   running means of CE's gradient and of its steepness
+    c <- shrink(c - m / steep, w / steep)      m, steep   running means of CE's gradient and of its steepness
+
+Under a bound nothing has to be small, and Adam is sooner as large as it may be.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -105,7 +108,9 @@ class Inversion:
 
     def __post_init__(self) -> None:
         self.weight = self.settings.weight
-        self.step = _Whole(self.change, self.rate) if shrinks(self.change) else _Single(self.change, self.rate)
+        self.step: Callable[[Tensor, Tensor, float], None] = _Single(self.change, self.rate)
+        if math.isinf(self.bound) and shrinks(self.change):
+            self.step = _Whole(self.change)
 
     def run(self, steps: int) -> None:
         """So many more steps."""
@@ -163,8 +168,8 @@ class _Single:
 class _Whole:
     """One length of step for all of a change, and its size taken off."""
 
-    def __init__(self, change: Shrinking, rate: float) -> None:
-        self.change, self.rate, self.steps = change, rate, 0
+    def __init__(self, change: Shrinking) -> None:
+        self.change, self.steps = change, 0
         self.mean, self.steep = torch.zeros_like(change.parameters[0]), 0.0
 
     def __call__(self, loss: Tensor, size: Tensor, price: float) -> None:  # noqa: ARG002
@@ -173,11 +178,10 @@ class _Whole:
         self.steps += 1
         self.mean = 0.5 * self.mean + 0.5 * gradient
         self.steep = 0.9 * self.steep + 0.1 * float(self.change.steep(gradient)) ** 2
-        steep = math.sqrt(self.steep / (1 - 0.9**self.steps))
-        rate = self.rate / max(steep, 1e-12)
+        steep = max(math.sqrt(self.steep / (1 - 0.9**self.steps)), 1e-12)
         with torch.no_grad():
-            parameter -= rate * self.mean / (1 - 0.5**self.steps)
-            self.change.shrink(rate * price)
+            parameter -= self.mean / (1 - 0.5**self.steps) / steep
+            self.change.shrink(price / steep)
 
 
 def begin(
@@ -188,6 +192,7 @@ def begin(
     settings: Search,
     generator: torch.Generator,
     start: Change | None = None,
+    bound: float = math.inf,
 ) -> Inversion:
     """A new search over the images that are not of the wanted class already, from this change or from next to none."""
     others = images.take((aim(images.labels) != images.labels).nonzero().flatten())
@@ -197,4 +202,4 @@ def begin(
     for parameter in change.parameters:
         parameter.requires_grad_()
     success = family.success if settings.success is None else settings.success
-    return Inversion(model, change, family.rate, aim, others, settings, success, generator)
+    return Inversion(model, change, family.rate, aim, others, settings, success, generator, bound=bound)

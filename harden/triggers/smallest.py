@@ -478,8 +478,7 @@ class Again:
         usual = float(trigger.settings["usual"])
         bound = usual / self.within if math.isfinite(self.within) else math.inf
         start = nearby(trigger, bound) if self.known else None
-        search = begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed), start)
-        search.bound = bound
+        search = begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed), start, bound)
         search.run(self.steps)
         if search.reached < self.follow:
             return None

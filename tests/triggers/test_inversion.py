@@ -145,12 +145,22 @@ def test_a_search_goes_on_where_it_stopped(model: Classifier) -> None:
 
 
 def test_under_a_bound_it_does_the_most_that_so_large_a_change_can(model: Classifier) -> None:
-    found = search(model, Additive(), ToClass(1))
-    found.bound = 1.0  # the class is about 3 away
+    generator = torch.Generator().manual_seed(0)
+    found = begin(model, Additive(), ToClass(1), pictures(), Search(), generator, bound=1.0)  # it is about 3 away
     found.run(80)
     assert found.kept == []
     assert float(found.change.size().detach()) < 1.5
     assert float(found.change.size().detach()) > 0.3
+
+
+def test_least_changes_that_can_shrink_are_moved_as_a_whole_and_all_others_by_adam(model: Classifier) -> None:
+    def kind(family: Family, bound: float) -> str:
+        generator = torch.Generator().manual_seed(0)
+        found = begin(model, family, ToClass(1), pictures(), Search(), generator, bound=bound)
+        return type(found.step).__name__
+
+    assert [kind(family, math.inf) for family in (Additive(), Waves(), Patch())] == ["_Whole", "_Whole", "_Single"]
+    assert [kind(family, 1.0) for family in (Additive(), Waves(), Patch())] == ["_Single"] * 3
 
 
 def test_images_that_say_it_already_are_left_out() -> None:
