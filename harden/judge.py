@@ -192,7 +192,12 @@ def exported(report: Report, policy: Policy) -> Iterator[Check]:
         yield Check("onnx-parity", None, policy.max_parity_error, None, why, todo="Run `harden clean` again.")
         return
     what, over = "Relative difference between the file and the network", "Report it: the exporter changed the network."
-    yield at_most("onnx-parity", export.parity.max_relative, policy.max_parity_error, what, over=over)
+    check = at_most("onnx-parity", export.parity.max_relative, policy.max_parity_error, what, over=over)
+    agreed, least = export.parity.argmax_agreement, export.parity.least_agreement
+    if check.passed and least is not None and agreed.value < least:
+        why = f"Same class on {agreed.hits} of {agreed.total} images; at least {100 * least:g} % have to get it."
+        check = replace(check, passed=False, why=why, todo=over)
+    yield check
     if policy.max_latency_ratio is not None:
         speed = next(
             (s for s in export.latency if (s.name, s.kind, s.batch, s.threads) == ("hardened", "fp32", 1, 1)), None

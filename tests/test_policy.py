@@ -245,6 +245,19 @@ def with_export(**changes: Any) -> Report:
     return replace(run, export=replace(run.export, **changes))
 
 
+def with_agreement(hits: int, least: float) -> Report:
+    run = report()
+    assert run.export is not None
+    return with_export(parity=replace(run.export.parity, argmax_agreement=Rate(hits, 400), least_agreement=least))
+
+
+@pytest.mark.parametrize(("hits", "least", "passed"), [(399, 1.0, False), (399, 0.99, True), (400, 1.0, True)])
+def test_the_file_has_to_say_the_same_classes_too(hits: int, least: float, passed: bool) -> None:
+    check = found(checks(with_agreement(hits, least)), "onnx-parity")
+    assert check.passed is passed
+    assert (f"Same class on {hits} of 400" in check.why) == (not passed)
+
+
 def with_measured(**changes: Any) -> Report:
     run = report()
     assert run.export is not None

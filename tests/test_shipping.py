@@ -192,6 +192,20 @@ def test_one_changed_byte_is_caught_and_the_file_named(
     assert "digest" not in str(caught.value), "the name is what anybody needs"
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.fp16.onnx", "model.int8.onnx"])
+def test_a_file_that_came_alone_is_measured_by_what_it_says_of_itself(
+    run: Path, sample: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes((run / name).read_bytes())
+    seen = harden.verify(tmp_path / name, sample / "verify", trigger=f"{sample / 'trigger.py'}:stamp", target="red")
+    (file,) = seen.files
+    told = file.measured
+    asr = told.attack_success[0].asr
+    assert (Path(file.path).name, file.kind) == (name, "onnx")
+    assert measured(run / name, sample / "verify") == (told.accuracy.hits, told.accuracy.total, asr.hits, asr.total)
+    assert seen.verdict.status == "pass"
+
+
 def test_a_key_is_asked_for_a_folder_only(run: Path, sample: Path, keys: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="is a file"):
         verify(run / "model.onnx", sample, keys[1])

@@ -147,12 +147,13 @@ def test_too_much_accuracy_lost_is_said_with_figures(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("at_32", [0.8, 1.0, 1.8], ids=["slower", "no different", "faster in batches alone"])
 def test_slower_is_said_with_figures(
-    exported: OnnxFile, images: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: OnnxFile, images: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_32: float
 ) -> None:
     slow = tuple(
-        Latency("int8", batch, 1, 15, 2.0, 1.9, 2.1, speedup=0.8, speedup_low=0.7, speedup_high=0.9)
-        for batch in (1, 32)
+        Latency("int8", batch, 1, 15, 2.0, 1.9, 2.1, speedup, speedup_low=speedup - 0.1, speedup_high=speedup + 0.1)
+        for batch, speedup in ((1, 0.8), (32, at_32))
     )
     monkeypatch.setattr(quantize, "measure_latency", lambda *_, **__: slow)
     refused = to_int8(exported, tmp_path / "int8.onnx", calibration=images, evaluate=lambda _: 1.0)
