@@ -10,9 +10,9 @@
            + distil [KL(g(x), f(x~)) + (1 + keep share) KL(g(u), f(u))] + forbid hold(f(x~), y)
 
 At the start, where most is left of the backdoor, and every `every` epochs each stand-in is looked for again on the
-network as it is now, and what is found joins the pool if many images follow it. It is kept smaller than what is usual:
-an ordinary adversarial pattern would only cost accuracy. In the end the weights go back a part of the way, as far as
-the stand-ins do not notice.
+network as it is now, and what is found joins the pool if many images follow it. It is kept no larger than what is
+usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. In the end the weights go back a
+part of the way, as far as the stand-ins do not notice.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
@@ -71,9 +71,9 @@ class Immunise:
     temperature: float = 2.0
     forbid: float = 2.0
     """How much dearer it is to call a triggered image the target than to make any other mistake."""
-    first: Again = field(default_factory=lambda: Again(steps=25, within=1.25, follow=0.5, known=True))
+    first: Again = field(default_factory=lambda: Again(steps=25, within=1.0, follow=0.5, known=True))
     """How stand-ins are looked for before the first epoch: the least change that works is not yet the trigger, and one
-    that does all it can within its bound is nearer to it."""
+    that does all it can at the size that is usual for other classes is nearer to it."""
     again: Again = field(default_factory=lambda: Again(steps=25, within=1.5, follow=0.7, known=True))
     """And later: smaller than an ordinary adversarial pattern is, and followed by most images. What hardly any follow
     is no longer the backdoor, and to learn it would only cost accuracy."""
