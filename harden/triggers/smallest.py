@@ -73,7 +73,8 @@ class SmallestChange:
     in for its trigger."""
     witness: Recoverer | None = None
     """Another scan, asked first where something is over `nearly` and nothing over `strange`: it is heard if it points
-    at one class, and believed if that is one of those. What makes a family less to be trusted is nothing to it."""
+    at one class, and believed if that is one of those. What makes a family less to be trusted is nothing to it, but
+    what is under `easily` for that alone convicts nobody: then it is hard to say."""
     points: tuple[float, float] = (3.5, 2.0)
     """How high that class has to score with the witness, which is what ULRL asks for, and how many times as high as the
     next: harmless networks have such a row too (8 and 15 were seen), so it is the class that has to agree."""
@@ -83,6 +84,7 @@ class SmallestChange:
     heard: tuple[float, float] = (4.0, 3.0)
     """How high that class has to score, and how many times as high as the next."""
     easily: float = 1.3
+    """What a change has to score to be taken for a trigger, whoever points at its class."""
     second: SecondOpinion | None = None
     """Asked about what is over `nearly`, where nothing is over `strange` and the witness names another class."""
     nearly: float = 1.6
@@ -117,7 +119,8 @@ class SmallestChange:
                     make = partial(self._compare, copy, family, aims, images, run.seed + number, run.deadline, task)
                     found += run.step(f"{family.name}: {', '.join(_called(aim, model) for aim in aims)}", make)
         named = self._named(model, splits, self._near(found, lambda s: s.times, self.nearly), run)
-        named = named or self._loudest(copy, images, groups[0], found, run)
+        if named is None or not named.guilty:
+            named = self._loudest(copy, images, groups[0], found, run) or named
         asked = {} if named else self._asked(model, splits, self._near(found, lambda s: s.score, self.nearly), run)
         return self._judge(copy, images, found, named, asked, run)
 
@@ -216,8 +219,10 @@ class SmallestChange:
             return None
         seen = run.step("a witness of another kind", partial(self.witness, model, splits, replace(run, step=done)))
         pointed = _pointed(seen.evidence, *self.points)
-        guilty = [s for s in near if pointed is not None and s.aim.label == pointed.label]
-        return Named(pointed, tuple(guilty)) if pointed is not None and guilty else None
+        theirs = [s for s in near if pointed is not None and s.aim.label == pointed.label]
+        if pointed is None or not theirs:
+            return None
+        return Named(pointed, tuple(s for s in theirs if s.score >= self.easily))
 
     def _loudest(
         self, model: Classifier, images: Images, aims: Sequence[Aim], found: Sequence[Strange], run: Run

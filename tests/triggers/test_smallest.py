@@ -293,8 +293,10 @@ def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
     def witness(model: Classifier, splits: Splits, run: Run) -> Evidence:  # noqa: ARG001
         return Evidence("inconclusive", (), tuple(ClassEvidence(k, 9.0 * (k == TARGET), 1, "rows") for k in (0, 1)), ())
 
-    believed = replace(distrusting, witness=witness)(model, splits(), Run())
-    assert (believed.status, believed.target_classes) == ("backdoored", (TARGET,)), "what a witness has seen apart"
+    heard = replace(distrusting, witness=witness)(model, splits(), Run())
+    assert (heard.status, heard.triggers) == ("inconclusive", ()), "a witness sees apart, but of next to nothing"
+    believed = replace(distrusting, families=(Patch(trust=0.085),), witness=witness)(model, splits(), Run())
+    assert (believed.status, believed.target_classes) == ("backdoored", (TARGET,)), "under 2.3, over 1.3"
 
 
 @pytest.mark.parametrize(
