@@ -167,7 +167,7 @@ def quantise(size: Size, seed: int) -> Stamp:  # noqa: ARG001
 
 
 def corners(size: Size, seed: int) -> Stamp:  # noqa: ARG001
-    """The checkerboard in all four corners, each mirrored into its place (label-consistent attacks)."""
+    """The checkerboard in all four corners, inverted in the lower two (label-consistent attacks)."""
     side = max(3, size[1] // 10)
     board = ((torch.arange(side)[:, None] + torch.arange(side)) % 2).float()
 

@@ -235,7 +235,7 @@ class SmallestChange:
         pointed = _pointed(run.step("how loud each class can be", make), *self.heard)
         if pointed is None:
             return None
-        easy = self._near(found, lambda s: s.times, self.easily)
+        easy = self._near(found, lambda s: s.score, self.easily)
         return Named(pointed, tuple(s for s in easy if s.aim.label == pointed.label))
 
     def _asked(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> Mapping[Strange, Opinion]:
