@@ -270,7 +270,3 @@ def plan_show(
 def main() -> None:
     """The console script."""
     sys.exit(boundary.run(app))
-
-
-if __name__ == "__main__":
-    main()

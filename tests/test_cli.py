@@ -30,7 +30,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "NO_CO
 
 
 def harden(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harden.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "harden", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, check=False)
 
 
@@ -59,7 +59,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_comes_within_half_a_second() -> None:
     def took() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "harden.cli", "--help"], capture_output=True, env=ENVIRONMENT, check=True)
+        subprocess.run([sys.executable, "-m", "harden", "--help"], capture_output=True, env=ENVIRONMENT, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -247,7 +247,7 @@ def test_an_interrupted_run_leaves_nothing(sample: Path, tmp_path: Path, sent: s
 
 
 def test_a_closed_pipe_is_no_error(sample: Path) -> None:
-    command = f"{sys.executable} -m harden.cli plan show | head -1; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m harden plan show | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, check=True, cwd=sample
     )

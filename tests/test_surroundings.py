@@ -28,7 +28,7 @@ def clean(
     sample: Path, out: Path, *more: str, env: dict[str, str] = ENVIRONMENT, before: Callable[[], object] | None = None
 ) -> subprocess.Popen[str]:
     command = [
-        sys.executable, "-m", "harden.cli", "clean", sample / "model.pt", "--arch", f"{sample / 'net.py'}:net",
+        sys.executable, "-m", "harden", "clean", sample / "model.pt", "--arch", f"{sample / 'net.py'}:net",
         "--clean-dir", sample / "data", "--trigger", f"{sample / 'trigger.py'}:stamp", "--target", "0",
         "--method", "grad-prune", "--no-latency", "--out", out, *more,
     ]  # fmt: skip
@@ -59,7 +59,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(sample: Path, tmp_path: Pa
 def test_a_result_that_cannot_be_printed_is_no_success(unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "harden.cli", "plan", "show"],
+            [sys.executable, "-m", "harden", "plan", "show"],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
             env={**ENVIRONMENT, "PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip

@@ -105,7 +105,7 @@ def hook(tmp_path: Path) -> tuple[list[str], dict[str, str]]:
     assert not re.search(entry["files"], "notes.txt")
     shim = tmp_path / "bin" / "harden"
     shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m harden.cli "$@"\n', encoding="utf-8")
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m harden "$@"\n', encoding="utf-8")
     shim.chmod(0o755)
     return shlex.split(entry["entry"]), {
         **os.environ,

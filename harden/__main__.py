@@ -1,0 +1,5 @@
+"""`python -m harden` is `harden`."""
+
+from harden.cli import main
+
+main()
