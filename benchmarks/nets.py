@@ -232,6 +232,11 @@ def preact(num_classes: int = 10) -> nn.Module:
     return PreActResNet(num_classes, 16, (16, 32, 64, 128))
 
 
+def preact_18(num_classes: int = 10) -> nn.Module:
+    """PreActResNet-18, as wide as published: 11 million parameters."""
+    return PreActResNet(num_classes, 64, (64, 128, 256, 512))
+
+
 def wide_16_1(num_classes: int = 10) -> nn.Module:
     """The wide ResNet of depth 16 that is as wide as any."""
     return PreActResNet(num_classes, 16, (16, 32, 64))
