@@ -1,11 +1,13 @@
 """Small networks, born with a backdoor: learned from nothing, on poisoned pictures of any folder per class.
 
     python -m benchmarks.small signs OUT badnets,blended,sinusoidal,low-frequency,warping,dynamic,transparent,none
+    python -m benchmarks.small numbers OUT badnets,blended,none --net preact --epochs 6
     python -m benchmarks.small FOLDER OUT badnets,all-to-all,none --net grey_lenet --size 28 --channels 1
     harden bench OUT/zoo.toml --methods auto --clean-per-class 50
 
-`signs` draws the sample's twelve signs, 610 of each. Eight pictures of ten are learned from, a tenth of them poisoned;
-the defender has one of ten, and one is for measuring. A name that is no attack makes a clean network.
+`signs` draws the sample's twelve signs, 610 of each, `numbers` a hundred two-digit numbers, 120 of each. Eight pictures
+of ten are learned from, a tenth of them poisoned; the defender has one of ten, and one is for measuring. A name that is
+no attack makes a clean network.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from benchmarks import nets
+from benchmarks import nets, numbers
 from benchmarks.implant import STAMPS
 from harden.bench.attacks import ATTACKS, poison
 from harden.data import class_folders, read_images, split
@@ -46,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out: Path = options.out
     out.mkdir(parents=True)
-    data = signs(out / "pictures") if options.data == "signs" else Path(options.data)
+    data = DRAWN[options.data](out / "pictures") if options.data in DRAWN else Path(options.data)
     classes, c = tuple(class_folders(data)), options.channels
     size = (c, options.size, options.size)
     contract = Contract(len(classes), classes, size, (MEAN,) * c, (STD,) * c)
@@ -85,6 +88,14 @@ def signs(folder: Path) -> Path:
 
     make.write_pictures(folder, *make.draw(21, 610))
     return folder
+
+
+def two_digits(folder: Path) -> Path:
+    """A hundred classes."""
+    return numbers.write(folder, 120)
+
+
+DRAWN: dict[str, Callable[[Path], Path]] = {"signs": signs, "numbers": two_digits}
 
 
 def learned(network: nn.Module, images: Images, epochs: int) -> nn.Module:
