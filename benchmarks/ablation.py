@@ -25,7 +25,7 @@ from harden.pruning.gated import GateSearch
 from harden.pruning.surgery import operate
 from harden.registry import find
 from harden.repair.immunise import Immunise
-from harden.triggers.smallest import Again
+from harden.triggers.again import Again
 from harden.types import Evidence, Images, Pruned, Run, Splits, Trigger
 
 

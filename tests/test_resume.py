@@ -21,10 +21,12 @@ from harden.outcome import Report
 from harden.plan import Plan
 from harden.pruning.gated import GateSearch
 from harden.pruning.greedy import Greedy
+from harden.triggers.again import Again
 from harden.triggers.families import Additive, Spectral, Tone, Warp, Waves
 from harden.triggers.families import Patch as Sticker
 from harden.triggers.inversion import ToClass
-from harden.triggers.smallest import Again, Put, SmallestChange, as_trigger
+from harden.triggers.put import Put, as_trigger
+from harden.triggers.smallest import SmallestChange
 from harden.types import ClassEvidence, Cost, Evidence, Filter, Images, Rate, Silent, Trigger
 from tests import planted as hand_made
 

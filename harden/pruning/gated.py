@@ -29,8 +29,8 @@ from harden.repair.teacher import Teacher
 from harden.scoring.folded import folded
 from harden.scoring.gate import Gate
 from harden.scoring.gradient import Scores, batch_for
+from harden.triggers.again import Again
 from harden.triggers.attacked import attacked
-from harden.triggers.smallest import Again
 from harden.types import Evidence, Filter, Images, Proposal, Round, Run, Splits, Trigger
 
 

@@ -36,7 +36,8 @@ from harden.repair.augment import CropAndFlip, mixed, tolerated
 from harden.repair.losses import distilled
 from harden.repair.teacher import Teacher
 from harden.repair.train import Schedule, fit
-from harden.triggers.smallest import Again, stronger
+from harden.triggers.again import Again
+from harden.triggers.put import stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
 
 USUAL = Schedule(

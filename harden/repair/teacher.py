@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from harden.network import Classifier, as_logits, predict
-from harden.triggers.smallest import aimed
+from harden.triggers.put import aimed
 from harden.types import Images, Trigger
 
 HALVINGS = 40

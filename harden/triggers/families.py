@@ -346,3 +346,8 @@ def fixed(change: Change) -> Change:
     for parameter in change.parameters:
         parameter.requires_grad_(False)
     return change
+
+
+def default_families() -> tuple[Family, ...]:
+    """What the default method looks for."""
+    return (Patch(), Additive(), Waves(), Spectral("smooth", trust=0.8, frequencies=6), Warp(), Tone())

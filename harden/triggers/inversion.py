@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harden.network import Classifier, as_logits
+from harden.scoring.folded import folded
 from harden.triggers.families import Change, Family, Shrinking, shrinks
 from harden.types import Images
 
@@ -203,3 +204,11 @@ def begin(
         parameter.requires_grad_()
     success = family.success if settings.success is None else settings.success
     return Inversion(model, change, family.rate, aim, others, settings, success, generator, bound=bound)
+
+
+def searchable(model: Classifier, images: Images) -> Classifier:
+    """A folded copy that asks for no gradients of its own."""
+    copy, _ = folded(model, images)
+    for parameter in copy.parameters():
+        parameter.requires_grad_(False)
+    return copy

@@ -24,19 +24,15 @@ import torch
 from torch import Tensor
 
 from harden.network import Classifier
-from harden.scoring.folded import folded
-from harden.spread import Job, Tell, spread
+from harden.spread import Tell, spread
 from harden.triggers.displacement import displacements
-from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp, Waves
-from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
+from harden.triggers.families import Additive, Change, Family, Spectral, default_families
+from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin, searchable
+from harden.triggers.put import as_trigger
 from harden.types import ClassEvidence, Evidence, Images, Recoverer, Run, Splits, Status, Task, Trigger, done
 
 TOLD = 8
 """Steps of a search after which progress is told."""
-
-
-def default_families() -> tuple[Family, ...]:
-    return (Patch(), Additive(), Waves(), Spectral("smooth", trust=0.8, frequencies=6), Warp(), Tone())
 
 
 @dataclass(frozen=True)
@@ -441,113 +437,3 @@ def _called(aim: Aim, model: Classifier) -> str:
 def _promise(search: Inversion) -> float:
     """Small changes that succeeded first, by size; then the others, by how many images follow."""
     return search.best if search.kept else 1e6 * (2 - search.reached)
-
-
-@dataclass(frozen=True)
-class Again:
-    """Looks again, in a network that has changed, for what was strange in the suspect."""
-
-    families: tuple[Family, ...] = field(default_factory=default_families)
-    search: Search = field(default_factory=Search)
-    steps: int = 30
-    within: float = math.inf
-    """If finite: the most that a change can do which is this many times smaller than the usual one."""
-    follow: float = 0.0
-    """Share of the images that such a change has to carry along: what moves fewer is nothing that was left over."""
-    known: bool = False
-    """Whether it looks near each trigger, as strong as may be, and not from next to nothing once for each family and
-    class: what is left of a backdoor is mostly near what was found of it, and is seen there in a third of the steps."""
-
-    def __call__(
-        self, model: Classifier, images: Images, triggers: Sequence[Trigger], generator: torch.Generator
-    ) -> list[Trigger]:
-        """New stand-ins: one for each family and class that these triggers have, or one near each of them."""
-        families = {family.name: family for family in self.families}
-        aims = [(t, aimed(t, model.contract.num_classes)) for t in triggers if "usual" in t.settings]
-        known = [(str(t.settings["family"]), aim, t) for t, aim in aims if aim is not None]
-        if not self.known:
-            known = list({(name, aim): (name, aim, t) for name, aim, t in known}.values())
-        copy = searchable(model, images)
-        seeds = torch.randint(2**31, (len(known),), generator=generator).tolist()
-
-        def job(name: str, aim: Aim, trigger: Trigger, seed: int) -> Job[Trigger | None]:
-            return lambda mine, _: self._look(mine, images, families[name], aim, trigger, seed)
-
-        found = spread(copy, [job(*one, seed) for one, seed in zip(known, seeds, strict=True)])
-        return [trigger for trigger in found if trigger is not None]
-
-    def _look(
-        self, model: Classifier, images: Images, family: Family, aim: Aim, trigger: Trigger, seed: int
-    ) -> Trigger | None:
-        """What is found of one of them; None if too few images follow it."""
-        usual = float(trigger.settings["usual"])
-        bound = usual / self.within if math.isfinite(self.within) else math.inf
-        start = nearby(trigger, bound) if self.known else None
-        search = begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed), start, bound)
-        search.run(self.steps)
-        if search.reached < self.follow:
-            return None
-        size = search.size() if math.isinf(bound) else float(search.change.size().detach())
-        return as_trigger(family, aim, search.result(), {"size": size, "usual": usual})
-
-
-def nearby(trigger: Trigger, bound: float, most: float = 2.0) -> Change | None:
-    """What it puts on images, up to twice as strong, if the bound allows it; None if nobody knows how to."""
-    if not isinstance(trigger.apply, Put):
-        return None
-    change = trigger.apply.change
-    return change.scaled(min(most, bound / float(change.size())))
-
-
-def searchable(model: Classifier, images: Images) -> Classifier:
-    """A folded copy that asks for no gradients of its own."""
-    copy, _ = folded(model, images)
-    for parameter in copy.parameters():
-        parameter.requires_grad_(False)
-    return copy
-
-
-@dataclass(frozen=True, eq=False)
-class Put:
-    """Puts a change on images."""
-
-    change: Change
-
-    def __call__(self, images: Images) -> Images:
-        with torch.no_grad():
-            return Images(put(self.change, images.pixels), images.labels, images.names)
-
-
-def as_trigger(family: Family, aim: Aim, change: Change, settings: dict[str, float]) -> Trigger:
-    """A change as a trigger that every stage can put on images."""
-    by = aim.by if isinstance(aim, ToNext) else 0
-    name = f"{family.name} to the class {by} further" if by else f"{family.name} to class {aim.label}"
-    return Trigger(name, "recovered", aim.label, Put(change), {"family": family.name, "by": by, **settings})
-
-
-def aimed(trigger: Trigger, num_classes: int) -> Aim | None:
-    """What it makes of each class; None where nobody knows."""
-    if trigger.target is not None:
-        return ToClass(trigger.target)
-    return ToNext(num_classes, int(trigger.settings["by"])) if "by" in trigger.settings else None
-
-
-def stronger(triggers: Sequence[Trigger], factors: Sequence[float], most: float) -> list[Trigger]:
-    """The same changes, so many times as strong, up to `most` times the usual size.
-
-    The smallest change that works is seldom as large as what the attacker used.
-    """
-    found = []
-    for trigger in triggers:
-        if isinstance(trigger.apply, Put) and "usual" in trigger.settings:
-            for factor in factors:
-                change = trigger.apply.change.scaled(factor)
-                if change is not None and float(change.size()) <= most * trigger.settings["usual"]:
-                    settings = {**trigger.settings, "size": float(change.size())}
-                    found.append(replace(trigger, apply=Put(change), settings=settings))
-    return found
-
-
-def put(change: Change, pixels: Tensor, batch: int = 256) -> Tensor:
-    """The changed images, batch by batch."""
-    return torch.cat([change(part) for part in pixels.split(batch)]) if len(pixels) else pixels

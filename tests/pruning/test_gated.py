@@ -13,9 +13,10 @@ from harden.network import Classifier, Unit
 from harden.pruning.gated import GateSearch, top
 from harden.scoring.gate import Gate
 from harden.scoring.gradient import Scores
+from harden.triggers.again import Again
 from harden.triggers.families import Patch
 from harden.triggers.inversion import ToClass
-from harden.triggers.smallest import Again, as_trigger
+from harden.triggers.put import as_trigger
 from harden.types import Evidence, Filter, Images, Run, Splits
 from tests.planted import GUILTY, TARGET, Planted, reachable
 

@@ -17,9 +17,10 @@ from harden.repair.immunise import Immunise, dealt, held
 from harden.repair.regain import Regain
 from harden.repair.teacher import accused
 from harden.repair.train import Schedule
+from harden.triggers.again import Again
 from harden.triggers.families import Patch
 from harden.triggers.inversion import ToClass
-from harden.triggers.smallest import Again, as_trigger
+from harden.triggers.put import as_trigger
 from harden.types import Contract, Evidence, Filter, Images, Run, Splits, Trigger
 from tests.planted import TARGET, Planted, pictures, stamp
 

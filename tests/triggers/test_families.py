@@ -9,8 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Warp, Waves, fixed
-from harden.triggers.smallest import default_families
+from harden.triggers.families import (
+    Additive,
+    Change,
+    Family,
+    Patch,
+    Spectral,
+    Tone,
+    Warp,
+    Waves,
+    default_families,
+    fixed,
+)
 
 SHAPE = (3, 16, 16)
 FAMILIES = pytest.mark.parametrize("family", default_families(), ids=lambda family: family.name)

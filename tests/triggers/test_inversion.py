@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from harden.network import Classifier, predict
 from harden.triggers.families import Additive, Family, Patch, Waves, shrinks
-from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin
-from harden.triggers.smallest import searchable
+from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin, searchable
 from tests.planted import CONTRACT, TARGET, pictures, reachable
 
 

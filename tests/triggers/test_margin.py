@@ -7,8 +7,8 @@ import math
 import pytest
 
 from harden.network import Classifier, close, units
+from harden.triggers.inversion import searchable
 from harden.triggers.margin import LargestMargin
-from harden.triggers.smallest import searchable
 from harden.types import Run
 from tests.planted import GUILTY, TARGET, pictures, reachable
 

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from harden.network import Classifier, close, predict, units
+from harden.triggers.again import Again
 from harden.triggers.families import Family, Patch, Spectral
-from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin
-from harden.triggers.smallest import Again, Opinion, Put, SmallestChange, Strange, _usual, nearby, searchable, stronger
+from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin, searchable
+from harden.triggers.put import Put, nearby, stronger
+from harden.triggers.smallest import Opinion, SmallestChange, Strange, _usual
 from harden.types import ClassEvidence, Contract, Cost, Evidence, Images, Run, Splits, Trigger
 from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
 
