@@ -9,7 +9,8 @@ Counted where the time goes, in convolutions and linear layers; normalisation an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,30 @@ def macs_by_layer(module: nn.Module, input_size: Sequence[int]) -> dict[str, int
             macs = output[0].numel() * layer.in_features
         total[names[layer]] = total.get(names[layer], 0) + macs
 
-    handles = [m.register_forward_hook(count) for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    _one_image(module, input_size, count, [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)])
+    return total
+
+
+def count_outputs(module: nn.Module, input_size: Sequence[int]) -> int:
+    """Numbers that the layers put out for one image, which a backward pass needs again."""
+    total = 0
+
+    def count(_layer: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal total
+        total += output.numel() if isinstance(output, Tensor) else 0
+
+    _one_image(module, input_size, count, [m for m in module.modules() if not any(m.children())])
+    return total
+
+
+def _one_image(
+    module: nn.Module,
+    input_size: Sequence[int],
+    hook: Callable[[nn.Module, tuple[Any, ...], Any], None],
+    layers: Sequence[nn.Module],
+) -> None:
+    """Sends one image through and calls the hook after each of these layers."""
+    handles = [layer.register_forward_hook(hook) for layer in layers]
     sample = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(0))
     try:
         with borrowed(module), torch.no_grad():
@@ -49,4 +73,3 @@ def macs_by_layer(module: nn.Module, input_size: Sequence[int]) -> dict[str, int
     finally:
         for handle in handles:
             handle.remove()
-    return total

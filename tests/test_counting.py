@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harden.counting import count_macs, count_parameters
+from harden.counting import count_macs, count_outputs, count_parameters
 
 
 class Small(nn.Module):
@@ -31,6 +31,10 @@ def test_parameters_are_counted_once() -> None:
 
 def test_macs_are_those_of_one_image() -> None:
     assert count_macs(Small(), (3, 8, 8)) == 16 * 8 * 27 + 2 * 16 * 8 * 25 + 80
+
+
+def test_outputs_are_those_of_every_layer_for_one_image() -> None:
+    assert count_outputs(Small(), (3, 8, 8)) == 4 * 8 * 4 * 4 + 10
 
 
 def test_counting_leaves_the_network_alone() -> None:
