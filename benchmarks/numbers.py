@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 SIZE, SCENE = 32, 64
 
 
-def write(folder: Path, each: int, seed: int = 0) -> Path:
+def write(folder: Path, each: int = 120, seed: int = 0) -> Path:
     """A folder for each of a hundred classes, with so many pictures in it."""
     chance = random.Random(seed)
     for number in range(100):

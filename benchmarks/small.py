@@ -90,12 +90,7 @@ def signs(folder: Path) -> Path:
     return folder
 
 
-def two_digits(folder: Path) -> Path:
-    """A hundred classes."""
-    return numbers.write(folder, 120)
-
-
-DRAWN: dict[str, Callable[[Path], Path]] = {"signs": signs, "numbers": two_digits}
+DRAWN: dict[str, Callable[[Path], Path]] = {"signs": signs, "numbers": numbers.write}
 
 
 def learned(network: nn.Module, images: Images, epochs: int) -> nn.Module:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 EACH = 300
 """Passes for each clean image in pruning and repair: `auto` on the bundled sample made 78 000 for 240 images."""
-TOGETHER = 128
-"""Images in a pass of relearning, the largest that goes back through the network."""
 LOOKS = 10
 """The same for a scan, which only measures besides searching."""
+TOGETHER = {"clean": 128, "scan": 32}
+"""Images of the largest pass of `auto` that goes back through the network: relearning's, or a search's."""
 
 
 def estimate(plan: Plan, verb: str = "clean") -> list[str]:
@@ -45,13 +45,13 @@ def estimate(plan: Plan, verb: str = "clean") -> list[str]:
     searched = 0 if known else searching(method, suspect.contract.num_classes)
     passes = 3 * searched + (EACH if verb == "clean" else LOOKS) * count
     parameters = count_parameters(suspect.module)
-    passing = 4 * TOGETHER * count_outputs(suspect.module, size)
+    passing = 4 * TOGETHER.get(verb, TOGETHER["clean"]) * count_outputs(suspect.module, size)
     images = count * 4 * size[0] * size[1] * size[2]
     return [
         f"model: {parameters} parameters, {count_macs(suspect.module, size)} multiply-accumulates an image",
         f"method: {method.name}, {method.summary}",
         f"images: {count} files in {folder}, {images / 1e6:.0f} MB in memory",
-        f"memory: at least {(3 * 4 * parameters + images + passing) / 1e6:.0f} MB besides the libraries, on {device}",
+        f"memory: roughly {(3 * 4 * parameters + images + passing) / 1e6:.0f} MB besides the libraries, on {device}",
         f"time: about {about(seconds_per_image(model) * passes)} here, if nothing else runs; --time-budget bounds it",
     ]
 
