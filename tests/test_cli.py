@@ -210,6 +210,18 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(sample: Path) -> None:
     ]
 
 
+def test_a_whole_run_is_said_to_take_more_memory_than_a_scan() -> None:
+    samples = Path(__file__).parent.parent / "samples"
+    model = [samples / "models" / "clean.pt", "--arch", f"{samples / 'network.py'}:sign_net"]
+
+    def memory(verb: str) -> int:
+        done = harden(verb, *model, "--clean-dir", samples / "clean", "--dry-run")
+        (megabytes,) = re.findall(r"# memory: roughly (\d+) MB", done.stdout)
+        return int(megabytes)
+
+    assert memory("clean") > 3 * memory("scan"), "relearning sends back four times as many images as a search"
+
+
 def test_the_limit_for_files_can_be_moved(sample: Path) -> None:
     done = harden("inspect", sample / "model.pt", "--max-input", "1kB")
     assert done.returncode == 4
