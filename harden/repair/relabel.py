@@ -1,6 +1,8 @@
 """Relabelling: learn that a triggered image is still what it shows.
 
-    loss  = CE(f(x), y) + CE(f(x~), y)        x clean, x~ its triggered twins, y the true label
+    loss  = CE(f(x), y) + CE(f(x~), y)        x clean, x~ its triggered twin, y the true label
+
+Where several triggers stand in for the attacker's, each image of a batch carries one of them.
 
 Stops when the same sum on the split made for choosing has had no new minimum for `patience` epochs, and returns to
 that minimum. (As published it is watched on clean images alone, which can return to a network that has not
@@ -22,7 +24,7 @@ from torch import Tensor
 from harden.network import Classifier
 from harden.repair.losses import clean_loss, cross_entropy
 from harden.repair.train import Schedule, fit
-from harden.triggers.attacked import attacked
+from harden.triggers.attacked import attacked, shared_out
 from harden.types import Evidence, Images, Run, Splits
 
 
@@ -45,7 +47,7 @@ class Relabel:
         watched = attacked(evidence.triggers, splits.choose).images
 
         def loss(model: Classifier, batch: Images) -> Tensor:
-            triggered = attacked(evidence.triggers, batch).images
+            triggered = shared_out(evidence.triggers, batch)
             clean = cross_entropy(model, batch)
             return clean + cross_entropy(model, triggered) if len(triggered) else clean
 

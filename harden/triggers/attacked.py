@@ -1,4 +1,4 @@
-"""Images with every trigger put on them, one trigger after the other."""
+"""Images with triggers put on them: with every one, or shared out among them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harden.data import together
 from harden.types import Images, Rate, Trigger
 
 
@@ -30,10 +31,13 @@ def attacked(triggers: Sequence[Trigger], images: Images) -> Attacked:
     parts = [trigger(images) for trigger in triggers] or [images.take(torch.arange(0))]
     targets = [-1 if trigger.target is None else trigger.target for trigger in triggers] or [-1]
     return Attacked(
-        Images(
-            torch.cat([part.pixels for part in parts]),
-            torch.cat([part.labels for part in parts]),
-            tuple(name for part in parts for name in part.names),
-        ),
+        together(*parts),
         torch.cat([torch.full_like(part.labels, target) for part, target in zip(parts, targets, strict=True)]),
     )
+
+
+def shared_out(triggers: Sequence[Trigger], images: Images) -> Images:
+    """Every image with one of the triggers, if it can be put on it: one stretch of the images for each trigger."""
+    stretches = torch.arange(len(images)).tensor_split(len(triggers))
+    parts = [images.take(stretch) for stretch in stretches if len(stretch)]
+    return together(*(trigger(part) for trigger, part in zip(triggers, parts, strict=False)))

@@ -72,3 +72,19 @@ def test_relabelling_leaves_a_model_alone_that_has_no_backdoor(planted: Planted,
     notes = Relabel()(model, planted.model, planted_splits, Evidence("clean", (), (), ()), Run())
     assert notes["epochs"] == 0
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_pass_of_relabelling_is_no_larger_for_many_stand_ins(planted: Planted, planted_splits: Splits) -> None:
+    """Every stand-in on every image of a batch took gigabytes."""
+    model = planted.model.copy()
+    sizes: list[int] = []
+
+    def note(_: object, given: tuple[torch.Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            sizes.append(len(given[0]))
+
+    model.register_forward_pre_hook(note)
+    many = Evidence("backdoored", (TARGET,), (), planted.evidence.triggers * 8)
+    Relabel(Schedule(epochs=1, batch=16))(model, planted.model, planted_splits, many, Run())
+    assert sizes
+    assert max(sizes) <= 17  # a rest of one image joins the batch before it
