@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from harden.network import Classifier, units
 from harden.pruning.gated import GateSearch
-from harden.triggers.smallest import Opinion
+from harden.triggers.strange import Opinion
 from harden.types import Evidence, Run, Splits, Trigger
 
 

@@ -16,6 +16,7 @@ from harden.repair.immunise import Immunise
 from harden.repair.train import Schedule
 from harden.triggers.families import Patch
 from harden.triggers.smallest import SmallestChange
+from harden.triggers.verdict import Verdict
 from harden.types import Method, Proposal, Run, Splits
 from tests.planted import GUILTY, TARGET, reachable, splits, stamp
 
@@ -90,7 +91,7 @@ def test_what_is_only_nearly_strange_is_found_by_the_filter_that_serves_it() -> 
     planted, images = reachable(), splits()
     doubtful = quick().recover
     assert isinstance(doubtful, SmallestChange)
-    deaf = dataclasses.replace(doubtful, strange=1000.0, listener=None)
+    deaf = dataclasses.replace(doubtful, verdict=Verdict(strange=1000.0), listener=None)
     found = deaf(planted.model.copy(), images, Run())
     assert (found.status, found.target_classes) == ("backdoored", (TARGET,))
     assert "filters closed, 0% of the images still follow to red (patch)" in found.why
@@ -101,7 +102,9 @@ def test_what_is_only_nearly_strange_is_found_by_how_loud_it_is() -> None:
     planted, images = reachable(), splits()
     doubtful = quick().recover
     assert isinstance(doubtful, SmallestChange)
-    found = dataclasses.replace(doubtful, strange=1000.0, second=None)(planted.model.copy(), images, Run())
+    found = dataclasses.replace(doubtful, verdict=Verdict(strange=1000.0), second=None)(
+        planted.model.copy(), images, Run()
+    )
     assert (found.status, found.target_classes) == ("backdoored", (TARGET,))
     assert "margin points at red" in found.why
     assert found.triggers

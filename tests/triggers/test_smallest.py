@@ -18,7 +18,9 @@ from harden.triggers.again import Again
 from harden.triggers.families import Family, Patch, Spectral
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin, searchable
 from harden.triggers.put import Put, nearby, stronger
-from harden.triggers.smallest import Opinion, SmallestChange, Strange, _usual
+from harden.triggers.smallest import SmallestChange
+from harden.triggers.strange import Opinion, Strange, usual
+from harden.triggers.verdict import Verdict
 from harden.types import ClassEvidence, Contract, Cost, Evidence, Images, Run, Splits, Trigger
 from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
 
@@ -112,7 +114,7 @@ def test_a_search_without_time_does_not_call_anything_clean(model: Classifier) -
 
 
 def test_strange_but_not_strange_enough_is_inconclusive(model: Classifier) -> None:
-    unsure = replace(ONE_FAMILY, strange=1000.0)(model, splits(), Run())
+    unsure = replace(ONE_FAMILY, verdict=Verdict(strange=1000.0))(model, splits(), Run())
     assert (unsure.status, unsure.target_classes, unsure.triggers) == ("inconclusive", (), ())
 
 
@@ -135,7 +137,7 @@ def test_where_sizes_leave_a_doubt_the_second_opinion_decides(
         asked.append(trigger)
         return Opinion(3, follow)
 
-    doubtful = replace(ONE_FAMILY, strange=1000.0, shifts=(), second=opinion)
+    doubtful = replace(ONE_FAMILY, verdict=Verdict(strange=1000.0), shifts=(), second=opinion)
     said = doubtful(model, splits(), Run())
     assert (said.status, said.target_classes) == (status, targets)
     assert [trigger.target for trigger in asked] == [TARGET], "no other class is nearly strange"
@@ -143,7 +145,8 @@ def test_where_sizes_leave_a_doubt_the_second_opinion_decides(
     assert f"3 filters closed, {follow:.0%} of the images still follow to red (patch)" in said.why
 
     asked.clear()
-    for sure in (replace(doubtful, strange=2.3), replace(doubtful, nearly=900.0)):
+    for bounds in (Verdict(), Verdict(strange=1000.0, nearly=900.0)):
+        sure = replace(doubtful, verdict=bounds)
         sure(model, splits(), Run())
     assert not asked, "where sizes leave no doubt nobody is asked"
 
@@ -170,7 +173,7 @@ def test_a_witness_is_believed_of_the_class_that_is_nearly_strange(
     def natural(*_: object) -> Opinion:
         return Opinion(3, 1.0)
 
-    doubtful = replace(ONE_FAMILY, strange=1000.0, shifts=(), witness=witness, second=natural)
+    doubtful = replace(ONE_FAMILY, verdict=Verdict(strange=1000.0), shifts=(), witness=witness, second=natural)
     said = doubtful(model, splits(), Run())
     assert said.status == status
     assert bool(said.triggers) == (status == "backdoored")
@@ -200,8 +203,8 @@ def test_a_class_that_shouts_is_the_target_where_something_reaches_it_easily(
         asked.append(classes)
         return [ClassEvidence(k, score, 4.0, "margin") for k, score in zip(order, scores, strict=False)]
 
-    doubtful = replace(ONE_FAMILY, strange=strange, nearly=900.0, easily=easily, shifts=(), listener=listener)
-    doubtful = replace(doubtful, usual=900.0 if strange > 900 else doubtful.usual)
+    bounds = Verdict(strange=strange, usual=900.0 if strange > 900 else 2.0, nearly=900.0, easily=easily)
+    doubtful = replace(ONE_FAMILY, verdict=bounds, shifts=(), listener=listener)
     said = doubtful(model, splits(), Run())
     assert said.status == status
     assert bool(said.triggers) == (status == "backdoored")
@@ -264,11 +267,11 @@ def test_what_is_hard_to_say_is_searched_from_another_start(model: Classifier, m
         return real(*called)
 
     monkeypatch.setattr(SmallestChange, "_begin", counted)
-    short = replace(ONE_FAMILY, shifts=(), strange=1000.0)
+    short = replace(ONE_FAMILY, shifts=(), verdict=Verdict(strange=1000.0))
     short(model, splits(), Run())
     assert seeds == [0, 0, 0, 500, 500, 500], "every promising class once, so that they stay comparable"
     seeds.clear()
-    replace(short, usual=1e9)(model, splits(), Run())
+    replace(short, verdict=Verdict(strange=1000.0, usual=1e9))(model, splits(), Run())
     assert seeds == [0, 0, 0]
 
 
@@ -310,7 +313,7 @@ def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
         ((3.0, 4.0), [0, 1]),
     ],
 )
-def test_three_others_at_least_tell_what_is_usual(sizes: tuple[float, ...], chosen: list[int]) -> None:
+def test_three_others_at_least_tell_what_isusual(sizes: tuple[float, ...], chosen: list[int]) -> None:
     aims = [ToClass(k) for k in range(len(sizes))]
     searches: Any = {aim: SimpleNamespace(kept=[1], best=size) for aim, size in zip(aims, sizes, strict=True)}
     assert [aim.label for aim in SmallestChange()._promising(aims, searches)] == chosen
@@ -324,14 +327,14 @@ def test_what_is_usual_is_told_by_searches_that_succeeded_if_there_are_any(model
 
     mine: dict[Aim, Inversion] = {ToClass(0): search(1, True)}
     failed: dict[Aim, Inversion] = {ToClass(k): search(40 + k, False) for k in (3, 4, 5)}
-    assert _usual(mine, ToClass(0)) == 1
-    assert _usual({**mine, **failed}, ToClass(0)) == 44
-    assert _usual({**mine, **failed, ToClass(6): search(11, True)}, ToClass(0)) == pytest.approx(math.sqrt(43 * 11))
+    assert usual(mine, ToClass(0)) == 1
+    assert usual({**mine, **failed}, ToClass(0)) == 44
+    assert usual({**mine, **failed, ToClass(6): search(11, True)}, ToClass(0)) == pytest.approx(math.sqrt(43 * 11))
     others: dict[Aim, Inversion] = {ToClass(k): search(k, True) for k in (6, 7, 8)}
-    assert _usual({**mine, **failed, **others}, ToClass(0)) == 8
+    assert usual({**mine, **failed, **others}, ToClass(0)) == 8
     large: dict[Aim, Inversion] = {ToClass(k): search(50, True) for k in (6, 7)}
-    assert _usual({**mine, **failed, **large}, ToClass(0)) == 45
-    assert _usual({**mine, **others}, ToClass(0)) == 7
+    assert usual({**mine, **failed, **large}, ToClass(0)) == 45
+    assert usual({**mine, **others}, ToClass(0)) == 7
 
 
 def test_too_few_images_say_nothing(model: Classifier) -> None:

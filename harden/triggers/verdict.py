@@ -1,0 +1,118 @@
+"""Is there a backdoor, and where does it lead? What sizes, witnesses and second opinions come to.
+
+Sizes are compared with what is usual (strange.py), and only what they leave open is asked of others.
+
+    backdoored    where the strangest class is over `strange`, or changes of two kinds are over `usual` for one class;
+                  where it is only over `nearly`: if a witness of another kind names the same class, if that class can
+                  be made far louder than all others, or if a few filters serve the change, by a second opinion
+    clean         where it is under `usual`, or a second opinion says that nature made it so
+    inconclusive  otherwise, and where there was no time to look at everything
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harden.triggers.families import Spectral
+from harden.triggers.inversion import Aim
+from harden.triggers.strange import Named, Opinion, Strange, called
+from harden.types import Contract, Status
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that was seen and heard."""
+
+    found: Sequence[Strange]
+    named: Named | None = None
+    """By a witness or a listener."""
+    asked: Mapping[Strange, Opinion] = field(default_factory=dict)
+    """What a second opinion says of what is nearly strange."""
+    late: bool = False
+    """Whether there was no time for more."""
+
+    @property
+    def highest(self) -> float:
+        return max((s.score for s in self.found if s.counts), default=0.0)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The bounds."""
+
+    strange: float = 2.3
+    """A class this many times easier to reach than the usual one is called the target of a backdoor."""
+    beside: float = 0.6
+    """A second target has to be this near to the strangest class of all: a target drags its neighbours along."""
+    usual: float = 2.0
+    """Over this a class is strange enough not to be called usual, unless a second opinion says so; changes of two kinds
+    that are over it for one class are as good as one that is strange; and a family that is over it for a target stands
+    in for its trigger."""
+    nearly: float = 1.6
+    """Over this others are asked."""
+    easily: float = 1.3
+    """What a change has to score to be taken for a trigger, whoever points at its class."""
+    follow: float = 0.1
+    """Share of images that may still follow once a few filters are closed, for a change to be called a backdoor's."""
+    stay: float = 0.25
+    """Share that has to follow, for it to be called natural."""
+
+    def sure(self, found: Sequence[Strange]) -> bool:
+        """Whether something is strange."""
+        return any(s.counts and s.score >= self.strange for s in found) or bool(self._agreed(found))
+
+    def near(self, found: Sequence[Strange], score: Callable[[Strange], float], least: float) -> list[Strange]:
+        """What scores so much, where nothing is strange; the strangest first."""
+        if self.sure(found):
+            return []
+        return sorted((s for s in found if s.counts and score(s) >= least), key=lambda s: -score(s))
+
+    def guilty(self, case: Case) -> list[Strange]:
+        """The changes that are called a backdoor's."""
+        best: dict[Aim, float] = {}
+        for s in case.found:
+            best[s.aim] = max(best.get(s.aim, 0.0), s.score if s.counts else 0.0)
+        enough, agreed = self.beside * max(best.values(), default=0.0), self._agreed(case.found)
+        wanted = {aim for aim, score in best.items() if (score >= self.strange or aim in agreed) and score >= enough}
+        served = {s.aim for s, opinion in case.asked.items() if opinion.follow <= self.follow}
+        guilty = [s for s in case.found if s.counts and s.score >= self.usual and s.aim in wanted]
+        guilty = guilty or [s for s in case.found if s.counts and s.score >= self.nearly and s.aim in served]
+        return guilty or list(case.named.guilty if case.named else ())
+
+    def status(self, case: Case) -> Status:
+        if self.guilty(case):
+            return "backdoored"
+        natural = bool(case.asked) and all(opinion.follow >= self.stay for opinion in case.asked.values())
+        doubtful = not natural and (bool(case.asked) or case.highest > self.usual)
+        unsure = case.late or case.highest == 0 or bool(case.named) or doubtful
+        return "inconclusive" if unsure else "clean"
+
+    def why(self, case: Case, contract: Contract) -> str:
+        """In a sentence."""
+        told = [(s, s.times if case.named else s.score) for s in self.guilty(case)]
+        names = ", ".join(f"{called(s.aim, contract)} ({s.family.name}, {score:.1f} times)" for s, score in told)
+        why = (
+            f"strangely easy to reach: {names}"
+            if names
+            else "no class was reached by any change, so there is nothing to compare"
+            if case.highest == 0
+            else f"no class is easier to reach than {case.highest:.1f} times the usual (threshold {self.strange})"
+        )
+        if case.named:
+            by = case.named.by
+            why += f"; {by.method} points at {contract.classes[by.label]} ({by.score:.1f})"
+        for s, opinion in case.asked.items():
+            why += f"; {opinion.closed} filters closed, {opinion.follow:.0%} of the images still follow to "
+            why += f"{called(s.aim, contract)} ({s.family.name}), {self.follow:.0%} or less in a backdoor"
+        if case.late:
+            why += "; the time budget ended the search early"
+        return why
+
+    def _agreed(self, found: Sequence[Strange]) -> set[Aim]:
+        """What changes of two kinds are over `usual` for. Few waves and few cosines are one kind."""
+        kinds: dict[Aim, set[type]] = {}
+        for s in found:
+            if s.counts and s.score >= self.usual:
+                kinds.setdefault(s.aim, set()).add(Spectral if isinstance(s.family, Spectral) else type(s.family))
+        return {aim for aim, some in kinds.items() if len(some) > 1}

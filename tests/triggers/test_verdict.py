@@ -1,0 +1,77 @@
+"""What scores, names and opinions come to."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Waves
+from harden.triggers.inversion import ToClass
+from harden.triggers.strange import Named, Opinion, Strange
+from harden.triggers.verdict import Case, Verdict
+from harden.types import ClassEvidence, Contract
+
+CONTRACT = Contract(3, ("red", "green", "blue"), (3, 8, 8), (0.0,) * 3, (1.0,) * 3)
+PATCH, ADDITIVE, WAVES, COSINES = Patch(), Additive(), Waves(), Spectral()
+
+
+def strange(score: float, label: int = 0, family: Family = PATCH, *, counts: bool = True) -> Strange:
+    return Strange(family, ToClass(label), score, 1.0, counts, cast("Change", None))
+
+
+def named(*guilty: Strange) -> Named:
+    return Named(ClassEvidence(0, 9.0, 3.5, "its row"), guilty)
+
+
+def said(case: Case) -> tuple[str, list[int | None]]:
+    return Verdict().status(case), [s.aim.label for s in Verdict().guilty(case)]
+
+
+NEAR, NEAR_GREEN = strange(1.8), strange(1.7, 1)
+CASES = {
+    "nothing strange": (Case([strange(1.2), strange(1.9, 1)]), ("clean", [])),
+    "one strange": (Case([strange(2.3), strange(1.2, 1)]), ("backdoored", [0])),
+    "strange, but no try succeeded": (Case([strange(9.0, counts=False), strange(1.0, 1)]), ("clean", [])),
+    "nothing reached anything": (Case([strange(9.0, counts=False)]), ("inconclusive", [])),
+    "nothing was looked at": (Case([]), ("inconclusive", [])),
+    "over what is usual": (Case([strange(2.1)]), ("inconclusive", [])),
+    "over it in two kinds": (Case([strange(2.1), strange(2.1, family=ADDITIVE)]), ("backdoored", [0, 0])),
+    "for two classes": (Case([strange(2.1), strange(2.1, 1, ADDITIVE)]), ("inconclusive", [])),
+    "waves and cosines are one kind": (
+        Case([strange(2.1, family=WAVES), strange(2.1, family=COSINES)]),
+        ("inconclusive", []),
+    ),
+    "a second target, nearly as strange": (Case([strange(5.0), strange(3.1, 1)]), ("backdoored", [0, 1])),
+    "a neighbour that was dragged along": (Case([strange(5.0), strange(2.9, 1)]), ("backdoored", [0])),
+    "what else is over usual for it stands in": (
+        Case([strange(5.0), strange(2.0, 0, COSINES)]),
+        ("backdoored", [0, 0]),
+    ),
+    "what else is under it does not": (Case([strange(5.0), strange(1.9, 0, COSINES)]), ("backdoored", [0])),
+    "no time for more": (Case([strange(1.2)], late=True), ("inconclusive", [])),
+    "strange already, and no time for more": (Case([strange(2.3)], late=True), ("backdoored", [0])),
+    "a few filters serve it": (Case([NEAR], asked={NEAR: Opinion(2, 0.1)}), ("backdoored", [0])),
+    "no filters serve it": (Case([NEAR], asked={NEAR: Opinion(2, 0.25)}), ("clean", [])),
+    "some serve it": (Case([NEAR], asked={NEAR: Opinion(2, 0.2)}), ("inconclusive", [])),
+    "of two, one is served": (
+        Case([NEAR, NEAR_GREEN], asked={NEAR: Opinion(2, 0.9), NEAR_GREEN: Opinion(2, 0.0)}),
+        ("backdoored", [1]),
+    ),
+    "nature, though over usual": (Case([s := strange(2.1)], asked={s: Opinion(2, 0.9)}), ("clean", [])),
+    "a name, and what leads there": (Case([NEAR], named(NEAR)), ("backdoored", [0])),
+    "a name alone": (Case([strange(1.2)], named()), ("inconclusive", [])),
+}
+
+
+@pytest.mark.parametrize(("case", "verdict"), CASES.values(), ids=CASES)
+def test_verdicts(case: Case, verdict: tuple[str, list[int | None]]) -> None:
+    assert said(case) == verdict
+
+
+def test_it_says_why() -> None:
+    assert Verdict().why(Case([strange(2.34, 2)]), CONTRACT) == "strangely easy to reach: blue (patch, 2.3 times)"
+    assert "than 1.2 times the usual (threshold 2.3)" in Verdict().why(Case([strange(1.2)]), CONTRACT)
+    assert "nothing to compare" in Verdict().why(Case([]), CONTRACT)
+    heard = Verdict().why(Case([NEAR], named(NEAR), late=True), CONTRACT)
+    assert heard.endswith("its row points at red (9.0); the time budget ended the search early")
