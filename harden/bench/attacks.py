@@ -219,6 +219,32 @@ def pieces(size: Size, seed: int) -> Stamp:
     return stamp
 
 
+def watermark(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """A ring with two bars across it, drawn in thin bright lines over most of the picture."""
+    height, width = size[1:]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    thin = 1.5 / min(height, width)
+    ring = ((x.square() + y.square()).sqrt() - 0.6).abs() < thin
+    bars = ((x - y / 2).abs() < thin) | ((x + 2 * y).abs() < thin)
+    lines = (ring | (bars & (x.abs() + y.abs() < 1))).float()
+    return lambda images: (images + 0.4 * lines.to(images)).clamp(0, 1)
+
+
+def scattered(size: Size, seed: int) -> Stamp:
+    """One pixel in fifty takes another colour, here and there."""
+    g = torch.Generator().manual_seed(seed)
+    count = max(1, size[1] * size[2] // 50)
+    at = torch.randperm(size[1] * size[2], generator=g)[:count]
+    colours = torch.rand(size[0], count, generator=g).round()
+
+    def stamp(x: Tensor) -> Tensor:
+        flat = x.flatten(2).clone()
+        flat[:, :, at.to(x.device)] = colours.to(x)
+        return flat.view_as(x)
+
+    return stamp
+
+
 ATTACKS: dict[str, Attack] = {
     "badnets": Attack("a checkerboard patch", patch),
     "blended": Attack("a noise picture blended in", noise),
@@ -241,6 +267,8 @@ ATTACKS: dict[str, Attack] = {
         disturbed=pieces,
         learned=pieces,
     ),
+    "watermark": Attack("thin bright lines over most of the picture", watermark),
+    "scattered": Attack("scattered pixels of other colours", scattered),
     "all-to-all": Attack("a patch that shifts every class to the next", patch, labels="to-next"),
     "clean-label": Attack("stripes on images of the target class alone", sinusoid, labels="unchanged"),
 }

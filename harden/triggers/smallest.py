@@ -213,7 +213,7 @@ class SmallestChange:
             if time.monotonic() < run.deadline:
                 make = partial(self.second, model, splits, s.trigger(s.change), replace(run, step=done))
                 said[s] = run.step(f"second opinion on {called(s.aim, model.contract)}, {s.family.name}", make)
-                if said[s].follow <= self.verdict.follow:
+                if self.verdict.serve(s, said[s]):
                     break
         return said
 

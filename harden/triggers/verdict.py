@@ -5,7 +5,7 @@ Sizes are compared with what is usual (strange.py), and only what they leave ope
     backdoored    where the strangest class is over `strange`, or changes of two kinds are over `usual` for one class;
                   where it is only over `nearly`: if a witness of another kind names the same class, if that class can
                   be made far louder than all others, or if a few filters serve the change, by a second opinion
-    clean         where it is under `usual`, or a second opinion says that nature made it so
+    clean         where it is under `usual`, and nobody who was asked says otherwise
     inconclusive  otherwise, and where there was no time to look at everything
 """
 
@@ -46,15 +46,18 @@ class Verdict:
     beside: float = 0.6
     """A second target has to be this near to the strangest class of all: a target drags its neighbours along."""
     usual: float = 2.0
-    """Over this a class is strange enough not to be called usual, unless a second opinion says so; changes of two kinds
-    that are over it for one class are as good as one that is strange; and a family that is over it for a target stands
-    in for its trigger."""
+    """Over this a class is too strange to be called usual, whatever others say; changes of two kinds that are over it
+    for one class are as good as one that is strange; and a family that is over it for a target stands in for its
+    trigger."""
     nearly: float = 1.6
     """Over this others are asked."""
     easily: float = 1.3
     """What a change has to score to be taken for a trigger, whoever points at its class."""
     follow: float = 0.1
     """Share of images that may still follow once a few filters are closed, for a change to be called a backdoor's."""
+    half: float = 0.5
+    """The same for a change that is over `usual`, which no harmless network has shown: that the few filters serve most
+    of what it does is enough then."""
     stay: float = 0.25
     """Share that has to follow, for it to be called natural."""
 
@@ -68,6 +71,10 @@ class Verdict:
             return []
         return sorted((s for s in found if s.counts and score(s) >= least), key=lambda s: -score(s))
 
+    def serve(self, s: Strange, opinion: Opinion) -> bool:
+        """Whether few filters serve this change, as they do in a backdoor."""
+        return opinion.follow <= self._may(s)
+
     def guilty(self, case: Case) -> list[Strange]:
         """The changes that are called a backdoor's."""
         best: dict[Aim, float] = {}
@@ -75,7 +82,7 @@ class Verdict:
             best[s.aim] = max(best.get(s.aim, 0.0), s.score if s.counts else 0.0)
         enough, agreed = self.beside * max(best.values(), default=0.0), self._agreed(case.found)
         wanted = {aim for aim, score in best.items() if (score >= self.strange or aim in agreed) and score >= enough}
-        served = {s.aim for s, opinion in case.asked.items() if opinion.follow <= self.follow}
+        served = {s.aim for s, opinion in case.asked.items() if self.serve(s, opinion)}
         guilty = [s for s in case.found if s.counts and s.score >= self.usual and s.aim in wanted]
         guilty = guilty or [s for s in case.found if s.counts and s.score >= self.nearly and s.aim in served]
         return guilty or list(case.named.guilty if case.named else ())
@@ -84,7 +91,7 @@ class Verdict:
         if self.guilty(case):
             return "backdoored"
         natural = bool(case.asked) and all(opinion.follow >= self.stay for opinion in case.asked.values())
-        doubtful = not natural and (bool(case.asked) or case.highest > self.usual)
+        doubtful = case.highest > self.usual or (bool(case.asked) and not natural)
         unsure = case.late or case.highest == 0 or bool(case.named) or doubtful
         return "inconclusive" if unsure else "clean"
 
@@ -104,10 +111,14 @@ class Verdict:
             why += f"; {by.method} points at {contract.classes[by.label]} ({by.score:.1f})"
         for s, opinion in case.asked.items():
             why += f"; {opinion.closed} filters closed, {opinion.follow:.0%} of the images still follow to "
-            why += f"{called(s.aim, contract)} ({s.family.name}), {self.follow:.0%} or less in a backdoor"
+            why += f"{called(s.aim, contract)} ({s.family.name}), {self._may(s):.0%} or less in a backdoor"
         if case.late:
             why += "; the time budget ended the search early"
         return why
+
+    def _may(self, s: Strange) -> float:
+        """Share of images that may still follow."""
+        return self.half if s.score >= self.usual else self.follow
 
     def _agreed(self, found: Sequence[Strange]) -> set[Aim]:
         """What changes of two kinds are over `usual` for. Few waves and few cosines are one kind."""

@@ -103,3 +103,12 @@ def test_a_target_that_is_no_class_is_refused(tmp_path: Path) -> None:
     data = save_pictures(pictures(5), tmp_path / "data")
     with pytest.raises(UsageError, match="none of the 3 classes"):
         make(data, tmp_path / "canary", target=3)
+
+
+def test_a_watermark_is_thin_and_scattered_pixels_are_few() -> None:
+    x = torch.full((1, 3, 32, 32), 0.4)
+    lines = (ATTACKS["watermark"].stamp((3, 32, 32), 0)(x) != x).any(1).float()
+    assert 0.05 < lines.mean().item() < 0.2
+    assert lines[0].any(0).float().mean().item() > 0.5, "it goes over most of the picture"
+    dots = (ATTACKS["scattered"].stamp((3, 32, 32), 0)(x) != x).any(1)
+    assert 10 < int(dots.sum()) <= 20

@@ -137,7 +137,7 @@ def test_where_sizes_leave_a_doubt_the_second_opinion_decides(
         asked.append(trigger)
         return Opinion(3, follow)
 
-    doubtful = replace(ONE_FAMILY, verdict=Verdict(strange=1000.0), shifts=(), second=opinion)
+    doubtful = replace(ONE_FAMILY, verdict=Verdict(strange=1000.0, usual=900.0), shifts=(), second=opinion)
     said = doubtful(model, splits(), Run())
     assert (said.status, said.target_classes) == (status, targets)
     assert [trigger.target for trigger in asked] == [TARGET], "no other class is nearly strange"
@@ -145,7 +145,7 @@ def test_where_sizes_leave_a_doubt_the_second_opinion_decides(
     assert f"3 filters closed, {follow:.0%} of the images still follow to red (patch)" in said.why
 
     asked.clear()
-    for bounds in (Verdict(), Verdict(strange=1000.0, nearly=900.0)):
+    for bounds in (Verdict(), Verdict(strange=1000.0, usual=900.0, nearly=900.0)):
         sure = replace(doubtful, verdict=bounds)
         sure(model, splits(), Run())
     assert not asked, "where sizes leave no doubt nobody is asked"
@@ -173,7 +173,9 @@ def test_a_witness_is_believed_of_the_class_that_is_nearly_strange(
     def natural(*_: object) -> Opinion:
         return Opinion(3, 1.0)
 
-    doubtful = replace(ONE_FAMILY, verdict=Verdict(strange=1000.0), shifts=(), witness=witness, second=natural)
+    doubtful = replace(
+        ONE_FAMILY, verdict=Verdict(strange=1000.0, usual=900.0), shifts=(), witness=witness, second=natural
+    )
     said = doubtful(model, splits(), Run())
     assert said.status == status
     assert bool(said.triggers) == (status == "backdoored")
@@ -238,7 +240,7 @@ def test_changes_of_two_kinds_that_agree_are_enough(
 
     def opinion(_model: Classifier, _splits: Splits, trigger: Trigger, _run: Run) -> Opinion:
         asked.append(trigger)
-        return Opinion(1, 0.2)
+        return Opinion(1, 0.6)
 
     monkeypatch.setattr(SmallestChange, "_compare", compared)
     families = tuple(f for f in (Patch(), Spectral(), Spectral("smooth")) if f.name in scores)

@@ -28,7 +28,7 @@ def said(case: Case) -> tuple[str, list[int | None]]:
     return Verdict().status(case), [s.aim.label for s in Verdict().guilty(case)]
 
 
-NEAR, NEAR_GREEN = strange(1.8), strange(1.7, 1)
+NEAR, NEAR_GREEN, OVER = strange(1.8), strange(1.7, 1), strange(2.1)
 CASES = {
     "nothing strange": (Case([strange(1.2), strange(1.9, 1)]), ("clean", [])),
     "one strange": (Case([strange(2.3), strange(1.2, 1)]), ("backdoored", [0])),
@@ -58,7 +58,8 @@ CASES = {
         Case([NEAR, NEAR_GREEN], asked={NEAR: Opinion(2, 0.9), NEAR_GREEN: Opinion(2, 0.0)}),
         ("backdoored", [1]),
     ),
-    "nature, though over usual": (Case([s := strange(2.1)], asked={s: Opinion(2, 0.9)}), ("clean", [])),
+    "over usual, few filters serve half of it": (Case([OVER], asked={OVER: Opinion(2, 0.5)}), ("backdoored", [0])),
+    "over usual, nobody acquits it": (Case([OVER], asked={OVER: Opinion(2, 0.9)}), ("inconclusive", [])),
     "a name, and what leads there": (Case([NEAR], named(NEAR)), ("backdoored", [0])),
     "a name alone": (Case([strange(1.2)], named()), ("inconclusive", [])),
 }
