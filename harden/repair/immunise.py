@@ -72,10 +72,10 @@ class Immunise:
     temperature: float = 2.0
     forbid: float = 2.0
     """How much dearer it is to call a triggered image the target than to make any other mistake."""
-    first: Again = field(default_factory=lambda: Again(steps=25, within=0.5, follow=0.5, known=True))
+    first: Again = field(default_factory=lambda: Again(steps=25, within=0.5, patches=1.0, follow=0.5, known=True))
     """How stand-ins are looked for before the first epoch: the least change that works is not yet the trigger, and one
-    that does all it can at twice the size that is usual for other classes is nearer to it: attackers use more than they
-    need."""
+    that does all it can at twice the size that is usual for other classes is nearer to it, since attackers use more
+    than they need. Patches of that size hide what the picture shows."""
     again: Again = field(default_factory=lambda: Again(steps=25, within=1.5, follow=0.7, known=True))
     """And later: smaller than an ordinary adversarial pattern is, and followed by most images. What hardly any follow
     is no longer the backdoor, and to learn it would only cost accuracy."""

@@ -10,7 +10,7 @@ import torch
 
 from harden.network import Classifier
 from harden.spread import Job, spread
-from harden.triggers.families import Family, default_families
+from harden.triggers.families import Family, Patch, default_families
 from harden.triggers.inversion import Aim, Search, begin, searchable
 from harden.triggers.put import aimed, as_trigger, nearby
 from harden.types import Images, Trigger
@@ -25,6 +25,8 @@ class Again:
     steps: int = 30
     within: float = math.inf
     """If finite: the most that a change can do which is this many times smaller than the usual one."""
+    patches: float | None = None
+    """The same for patches, which hide what they cover; None: as for all."""
     follow: float = 0.0
     """Share of the images that such a change has to carry along: what moves fewer is nothing that was left over."""
     known: bool = False
@@ -54,7 +56,8 @@ class Again:
     ) -> Trigger | None:
         """What is found of one of them; None if too few images follow it."""
         usual = float(trigger.settings["usual"])
-        bound = usual / self.within if math.isfinite(self.within) else math.inf
+        within = self.patches if self.patches is not None and isinstance(family, Patch) else self.within
+        bound = usual / within if math.isfinite(within) else math.inf
         start = nearby(trigger, bound) if self.known else None
         search = begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed), start, bound)
         search.run(self.steps)

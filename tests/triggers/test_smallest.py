@@ -434,3 +434,15 @@ def test_nearby_is_as_strong_as_the_bound_allows(found: Evidence) -> None:
         assert change is not None
         assert float(change.size()) == pytest.approx(times * size, rel=0.05)  # no pixel of a patch is quite closed
     assert nearby(Trigger("given", "given", TARGET, lambda images: images), 1.0) is None
+
+
+def test_patches_have_a_bound_of_their_own_since_they_hide_what_they_cover(found: Evidence, model: Classifier) -> None:
+    def sizes(look: Again) -> list[float]:
+        again = look(model, pictures(), found.triggers, torch.Generator().manual_seed(1))
+        return [t.settings["size"] / t.settings["usual"] for t in again]
+
+    wide = Again(families=(Patch(),), steps=4, within=0.5, known=True)
+    assert sizes(replace(wide, patches=0.5)) == sizes(wide)
+    bounded = sizes(replace(wide, patches=16.0))
+    assert bounded
+    assert all(small < large for small, large in zip(bounded, sizes(wide), strict=True))
