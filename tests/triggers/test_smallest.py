@@ -315,7 +315,7 @@ def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
         ((3.0, 4.0), [0, 1]),
     ],
 )
-def test_three_others_at_least_tell_what_isusual(sizes: tuple[float, ...], chosen: list[int]) -> None:
+def test_three_others_at_least_tell_what_is_usual(sizes: tuple[float, ...], chosen: list[int]) -> None:
     aims = [ToClass(k) for k in range(len(sizes))]
     searches: Any = {aim: SimpleNamespace(kept=[1], best=size) for aim, size in zip(aims, sizes, strict=True)}
     assert [aim.label for aim in SmallestChange()._promising(aims, searches)] == chosen
