@@ -18,7 +18,7 @@ from harden.repair.regain import Regain
 from harden.repair.teacher import accused
 from harden.repair.train import Schedule
 from harden.triggers.again import Again
-from harden.triggers.families import Patch
+from harden.triggers.families import Additive, Family, Patch
 from harden.triggers.inversion import ToClass
 from harden.triggers.put import as_trigger
 from harden.types import Contract, Evidence, Filter, Images, Run, Splits, Trigger
@@ -299,3 +299,16 @@ def test_no_crops_for_a_network_that_looks_at_one_pixel() -> None:
     assert accuracy(model, images) == 1
     # Black comes in from the upper edge with half of all crops, whatever their padding.
     assert tolerated(model, images, CropAndFlip(3, flip=True), seed=0) == CropAndFlip(0, flip=True)
+
+
+@pytest.mark.parametrize(("family", "least", "most"), [(Additive(spread=0.02), 1.5, 2.3), (Patch(), 0.0, 1.1)])
+def test_before_relearning_patterns_may_be_twice_as_large_as_usual_and_patches_may_not(
+    planted: Planted, family: Family, least: float, most: float
+) -> None:
+    """Attackers use more than they need, but what a large patch covers cannot be seen."""
+    change = family.start((3, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"))
+    usual = float(change.size())
+    known = as_trigger(family, ToClass(TARGET), change, {"size": usual, "usual": usual})
+    first = replace(Immunise().first, families=(family,), follow=0.0)
+    (again,) = first(planted.model, planted.images, [known], torch.Generator().manual_seed(0))
+    assert least * usual < again.settings["size"] < most * usual
