@@ -72,9 +72,9 @@ class Immunise:
     temperature: float = 2.0
     forbid: float = 2.0
     """How much dearer it is to call a triggered image the target than to make any other mistake."""
-    first: Again = field(default_factory=lambda: Again(steps=25, within=0.5, patches=1.0, follow=0.5, known=True))
+    first: Again = field(default_factory=lambda: Again(steps=25, within=0.7, patches=1.0, follow=0.5, known=True))
     """How stand-ins are looked for before the first epoch: the least change that works is not yet the trigger, and one
-    that does all it can at twice the size that is usual for other classes is nearer to it, since attackers use more
+    that does all it can at 1.4 times the size that is usual for other classes is nearer to it, since attackers use more
     than they need. Patches of that size hide what the picture shows."""
     again: Again = field(default_factory=lambda: Again(steps=25, within=1.5, follow=0.7, known=True))
     """And later: smaller than an ordinary adversarial pattern is, and followed by most images. What hardly any follow
@@ -86,7 +86,7 @@ class Immunise:
     ways: tuple[float, ...] = (0.7, 0.8, 0.9)
     """Shares of the way from the network as it was to the relearned one that may be enough: between the weights of two
     networks with a common past lie better ones ("Robust fine-tuning of zero-shot models", CVPR 2022)."""
-    rise: float = 0.5
+    rise: float = 1.0
     """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
     asked: int = 1000
     """Images, at most, that this is asked about."""
