@@ -301,13 +301,13 @@ def test_no_crops_for_a_network_that_looks_at_one_pixel() -> None:
     assert tolerated(model, images, CropAndFlip(3, flip=True), seed=0) == CropAndFlip(0, flip=True)
 
 
-@pytest.mark.parametrize(("family", "least", "most"), [(Additive(spread=0.02), 1.5, 2.3), (Patch(), 0.0, 1.1)])
-def test_before_relearning_patterns_may_be_twice_as_large_as_usual_and_patches_may_not(
+@pytest.mark.parametrize(("family", "least", "most"), [(Additive(spread=0.02), 1.2, 1.6), (Patch(), 0.0, 1.1)])
+def test_before_relearning_patterns_may_be_larger_than_usual_and_patches_may_not(
     planted: Planted, family: Family, least: float, most: float
 ) -> None:
     """Attackers use more than they need, but what a large patch covers cannot be seen."""
     change = family.start((3, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"))
-    usual = float(change.size())
+    usual = float(change.size().detach())
     known = as_trigger(family, ToClass(TARGET), change, {"size": usual, "usual": usual})
     first = replace(Immunise().first, families=(family,), follow=0.0)
     (again,) = first(planted.model, planted.images, [known], torch.Generator().manual_seed(0))
