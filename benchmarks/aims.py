@@ -63,7 +63,7 @@ def reached(rows: Sequence[Row]) -> list[str]:
         f"{max(asr):.1f}",
         f"{mean(asr):.1f}",
         f"{max(drops):.2f}",
-        f"{mean(drops):.1f} ({mean([max(0.0, drop) for drop in drops]):.1f})",
+        f"{mean(drops):z.1f} ({mean([max(0.0, drop) for drop in drops]):.1f})",
         f"{mean(back):.1f}",
         str(min(row.filters_removed for row in bad)),
         f"{max(controls):.1f}" if controls else "-",

@@ -184,7 +184,7 @@ def _most(values: Values) -> float | None:
 
 
 def _hundredfold(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return "-" if value is None else f"{100 * value:z.1f}"
 
 
 def _number(value: float | None, form: str) -> str:

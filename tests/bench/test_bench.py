@@ -190,6 +190,14 @@ def test_tables_show_means_worst_cases_and_failures() -> None:
     assert [line["asr_after"] for line in lines[:2]] == ["20.0", "0.0"]
 
 
+def test_next_to_nothing_won_is_not_a_loss_of_minus_nothing() -> None:
+    row = example("a", 20, 90)
+    assert row.after is not None
+    text = as_markdown([replace(row, after=replace(row.after, accuracy=Rate(9002, 10_000)))])
+    assert "| 0.0 |" in text
+    assert "-0.0" not in text
+
+
 @pytest.mark.parametrize(
     ("method", "why", "shown"),
     [("auto", "found", "1/1"), ("clp", nothing.WHY, "-"), ("grad-prune:epochs=3,given", "it works", "-")],
