@@ -88,6 +88,9 @@ class Immunise:
     networks with a common past lie better ones ("Robust fine-tuning of zero-shot models", CVPR 2022)."""
     rise: float = 1.0
     """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
+    alive: float = 0.2
+    """If stand-ins are named with so much of probability before relearning, the cuts have left the backdoor in force:
+    then nothing goes back, since what is left of the way is what is left of the backdoor."""
     asked: int = 1000
     """Images, at most, that this is asked about."""
     doubt: bool = True
@@ -116,6 +119,15 @@ class Immunise:
         teacher = Teacher(suspect, images, evidence.triggers, self.doubt)
         share = self.few**2 / (self.few**2 + len(images) ** 2)
         before = {name: value.clone() for name, value in model.state_dict().items()}
+        some = images.take(torch.arange(0, len(images), -(-len(images) // self.asked)))
+
+        def named(model: Classifier, generator: torch.Generator) -> Callable[[], Tensor]:
+            """How much of probability the pool as it is now gets for accused classes, whenever it is asked."""
+            twins = torch.cat([dealt(pool, some, generator) for _ in range(2)])
+            wrong = teacher.accused(some.labels).repeat(2, 1)
+            return lambda: claimed(predict(model, twins), wrong).mean()
+
+        left = float(named(model, torch.Generator().manual_seed(run.seed))())
 
         def loss(model: Classifier, batch: Images) -> Tensor:
             count = int(share * len(batch))
@@ -143,10 +155,8 @@ class Immunise:
             augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),
             before_epoch=regenerate,
         )
-        some = images.take(torch.arange(0, len(images), -(-len(images) // self.asked)))
-        twins = torch.cat([dealt(pool, some, generator) for _ in range(2)])
-        wrong = teacher.accused(some.labels).repeat(2, 1)
-        way = settle(model, before, self.ways, self.rise, lambda: claimed(predict(model, twins), wrong).mean())
+        ways = self.ways if left < self.alive else ()
+        way = settle(model, before, ways, self.rise, named(model, generator))
         return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers), "way": way}
 
 

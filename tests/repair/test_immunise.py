@@ -196,7 +196,7 @@ def test_the_weights_go_back_a_part_of_the_way(planted: Planted, planted_splits:
     went = {}
     for rise, way in ((1e9, 0.25), (-1.0, 1.0)):  # nothing is too much; anything is
         model = planted.model.copy()
-        quick = replace(QUICK, ways=(0.5, 0.25), rise=rise)
+        quick = replace(QUICK, ways=(0.5, 0.25), rise=rise, alive=2.0)
         assert quick(model, planted.model, planted_splits, planted.evidence, Run())["way"] == way
         went[way] = model.state_dict()
     before = planted.model.state_dict()
@@ -204,6 +204,16 @@ def test_the_weights_go_back_a_part_of_the_way(planted: Planted, planted_splits:
     for name, value in went[0.25].items():
         if value.is_floating_point():
             torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * went[1.0][name])
+
+
+def test_nothing_goes_back_where_the_backdoor_outlived_the_cuts(planted: Planted, planted_splits: Splits) -> None:
+    """No filter was cut here, so the stand-in works as well as ever when relearning begins."""
+    ways = {}
+    for alive in (Immunise().alive, 2.0):
+        quick = replace(QUICK, ways=(0.25,), rise=1e9, alive=alive)
+        notes = quick(planted.model.copy(), planted.model, planted_splits, planted.evidence, Run())
+        ways[alive] = notes["way"]
+    assert list(ways.values()) == [1.0, 0.25]
 
 
 @pytest.mark.parametrize(("rise", "way"), [(0.0, 1.0), (0.6, 0.75), (1.5, 0.5)])
