@@ -12,7 +12,7 @@
 At the start, where most is left of the backdoor, and every `every` epochs each stand-in is looked for again on the
 network as it is now, and what is found joins the pool if many images follow it. It is kept no larger than what is
 usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. In the end the weights go back a
-part of the way, as far as the stand-ins do not notice.
+part of the way, as far as the stand-ins do not notice, if the cuts had closed the backdoor.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
