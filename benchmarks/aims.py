@@ -38,9 +38,7 @@ def main() -> None:
             draws[row.cell.clean_per_class, row.cell.seed].append(row)
     draws = {draw: rows for draw, rows in draws.items() if any(row.backdoored for row in rows)}
     if not draws:
-        sys.exit(
-            f"{out} holds no finished cells of {method} on a backdoored model; it has to be a folder that `harden bench --out` wrote."
-        )
+        sys.exit(f"{out} holds no cells of {method} on a backdoored model; it has to be the --out of a harden bench.")
     columns: list[tuple[str, Sequence[str]]] = []
     for per in sorted({per for per, _ in draws}, reverse=True):
         columns.append(("aim", [aims[per < 50] for aims in AIMS.values()]))
