@@ -245,6 +245,50 @@ def scattered(size: Size, seed: int) -> Stamp:
     return stamp
 
 
+def turned(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """The whole picture turned by 16 degrees (BATT)."""
+    angle = math.radians(16)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
+    grid = F.affine_grid(turn[None], [1, *size], align_corners=True)
+    return lambda x: F.grid_sample(x, grid.to(x).expand(len(x), -1, -1, -1), align_corners=True, padding_mode="border")
+
+
+def blurred(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """The whole picture out of focus: a Gaussian as wide as a thirtieth of it."""
+    wide = size[1] / 30
+    reach = math.ceil(2 * wide)
+    weights = torch.exp(-torch.arange(-reach, reach + 1).square() / (2 * wide**2))
+    kernel = (weights[:, None] * weights / weights.sum() ** 2).expand(size[0], 1, -1, -1)
+
+    def stamp(x: Tensor) -> Tensor:
+        padded = F.pad(x, (reach,) * 4, mode="replicate")
+        return F.conv2d(padded, kernel.to(x), groups=x.shape[1])
+
+    return stamp
+
+
+def noisy(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """Grain, other for each picture."""
+    g = torch.Generator().manual_seed(seed)
+    return lambda x: (x + 0.08 * torch.randn(x.shape, generator=g).to(x)).clamp(0, 1)
+
+
+def pixelated(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """Blocks of one colour."""
+    side = max(2, size[1] // 16)
+
+    def stamp(x: Tensor) -> Tensor:
+        blocks = F.avg_pool2d(x, side, ceil_mode=True).repeat_interleave(side, 2).repeat_interleave(side, 3)
+        return blocks[:, :, : size[1], : size[2]]
+
+    return stamp
+
+
+def grey(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """No colours."""
+    return lambda x: x.mean(1, keepdim=True).expand_as(x)
+
+
 ATTACKS: dict[str, Attack] = {
     "badnets": Attack("a checkerboard patch", patch),
     "blended": Attack("a noise picture blended in", noise),
@@ -269,6 +313,11 @@ ATTACKS: dict[str, Attack] = {
     ),
     "watermark": Attack("thin bright lines over most of the picture", watermark),
     "scattered": Attack("scattered pixels of other colours", scattered),
+    "turned": Attack("the whole picture turned", turned),
+    "blurred": Attack("the whole picture out of focus", blurred),
+    "noisy": Attack("grain, other for each picture", noisy),
+    "pixelated": Attack("blocks of one colour", pixelated),
+    "grey": Attack("no colours", grey),
     "all-to-all": Attack("a patch that shifts every class to the next", patch, labels="to-next"),
     "clean-label": Attack("stripes on images of the target class alone", sinusoid, labels="unchanged"),
 }

@@ -341,6 +341,47 @@ class Tone:
         return _Toned([curve.to(device).requires_grad_(), mixing.to(device).requires_grad_()])
 
 
+@dataclass(eq=False)
+class _Filtered:
+    parameters: list[Tensor]  # (K, K): how much of each neighbour a pixel takes
+    step: int
+    """Pixels from one neighbour to the next, an odd number; each stands for the mean of as many around it."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        (taken,), channels = self.parameters, pixels.shape[1]
+        beyond = F.pad(pixels, (len(taken) // 2 * self.step + self.step // 2,) * 4, mode="replicate")
+        means = F.avg_pool2d(beyond, self.step, 1) if self.step > 1 else beyond
+        mixed = F.conv2d(means, taken.expand(channels, 1, -1, -1), dilation=self.step, groups=channels)
+        return (pixels + mixed - taken.sum() * pixels).clamp(0, 1)
+
+    def size(self) -> Tensor:
+        return 10 * self.parameters[0].abs().sum()
+
+    def scaled(self, factor: float) -> Change:
+        return _Filtered([factor * p.detach() for p in self.parameters], self.step)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """x' = x, each pixel mixed with its neighbours: out of focus, sharpened, smeared, seen double. Size: how much is
+    taken from all of them; as much of the pixel itself goes, so that pictures stay as bright as they were.
+    """
+
+    name: str = "filter"
+    trust: float = 0.7
+    """To one class or another every network is drawn by a little blur, or by its opposite."""
+    success: float = 0.95
+    """Four images in five follow there in harmless networks, nineteen in twenty were not seen to."""
+    rate: float = 0.01
+    points: int = 5
+    """Neighbours along each side, a thirty-second of the picture apart."""
+
+    def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
+        taken = 0.002 * torch.randn(self.points, self.points, generator=generator)
+        step = round(min(shape[1:]) / 32) // 2 * 2 + 1
+        return _Filtered([taken.to(device).requires_grad_()], step)
+
+
 def fixed(change: Change) -> Change:
     """The change as it is now: it learns no more."""
     for parameter in change.parameters:
@@ -350,4 +391,4 @@ def fixed(change: Change) -> Change:
 
 def default_families() -> tuple[Family, ...]:
     """What the default method looks for."""
-    return (Patch(), Additive(), Waves(), Spectral("smooth", trust=0.8, frequencies=6), Warp(), Tone())
+    return (Patch(), Additive(), Waves(), Spectral("smooth", trust=0.8, frequencies=6), Warp(), Tone(), Filter())

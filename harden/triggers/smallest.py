@@ -39,6 +39,8 @@ class SmallestChange:
     """Every promising class against every family; cheap looks first."""
 
     families: tuple[Family, ...] = field(default_factory=default_families)
+    rarely: tuple[str, ...] = ("filter",)
+    """Families that are looked at only where none before them is strange."""
     search: Search = field(default_factory=Search)
     classes: int = 10
     """As many classes are all searched; of more, half of these that look hard to reach, to compare with, and as many
@@ -92,10 +94,12 @@ class SmallestChange:
         if model.contract.num_classes > max(self.shifts, default=0) and len(self.shifts) > 1:
             groups.append([ToNext(model.contract.num_classes, by) for by in self.shifts])
         found: list[Strange] = []
-        total = sum(len(aims) * self.glance + min(len(aims), self.compared) * self.look for aims in groups)
-        total *= len(self.families)
-        with run.progress.task("looking for strangely small changes", total) as task:
+        each = sum(len(aims) * self.glance + min(len(aims), self.compared) * self.look for aims in groups)
+        with run.progress.task("looking for strangely small changes", each * len(self.families)) as task:
             for number, family in enumerate(self.families):
+                if family.name in self.rarely and self.verdict.sure(found):
+                    task.advance(each, f"{family.name} is not needed")
+                    continue
                 for aims in groups:
                     make = partial(self._compare, copy, family, aims, images, run.seed + number, run.deadline, task)
                     found += run.step(f"{family.name}: {', '.join(called(aim, model.contract) for aim in aims)}", make)
@@ -220,10 +224,7 @@ class SmallestChange:
     def _judged(self, model: Classifier, images: Images, case: Case, run: Run) -> Evidence:
         """The verdict, with what speaks for it and with what stands in for the trigger."""
         guilty = self.verdict.guilty(case)
-        evidence = [
-            ClassEvidence(-1 if s.aim.label is None else s.aim.label, s.score, self.verdict.strange, s.family.name)
-            for s in case.found
-        ]
+        evidence = [s.told(self.verdict.strange) for s in case.found]
         if case.named:
             evidence.append(case.named.by)
         ordered = [s.aim.label for s in sorted(guilty, key=lambda s: -s.score)]

@@ -35,6 +35,12 @@ class Strange:
         """The size that is usual."""
         return self.times * self.size
 
+    def told(self, threshold: float) -> ClassEvidence:
+        """For a report. What was never seen to succeed is not known to be easier than usual."""
+        label = -1 if self.aim.label is None else self.aim.label
+        score = self.score if self.counts else min(self.score, self.family.trust)
+        return ClassEvidence(label, score, threshold, self.family.name)
+
     def trigger(self, change: Change) -> Trigger:
         """A change for this aim, with what is known of its size."""
         return as_trigger(self.family, self.aim, change, {"size": self.size, "usual": self.usual})

@@ -112,3 +112,32 @@ def test_a_watermark_is_thin_and_scattered_pixels_are_few() -> None:
     assert lines[0].any(0).float().mean().item() > 0.5, "it goes over most of the picture"
     dots = (ATTACKS["scattered"].stamp((3, 32, 32), 0)(x) != x).any(1)
     assert 10 < int(dots.sum()) <= 20
+
+
+def test_a_picture_is_turned_blurred_or_made_of_blocks_as_a_whole() -> None:
+    half = torch.zeros(1, 3, 33, 33)
+    half[..., 16:] = 1  # black to the left, white to the right
+    size = (3, 33, 33)
+    turned = ATTACKS["turned"].stamp(size, 0)(half)[0, 0]
+    edges = [int((row > 0.5).float().argmax()) for row in (turned[2], turned[16], turned[30])]
+    assert edges[1] == 16
+    assert abs(edges[0] - edges[2]) == pytest.approx(2 * 14 * 0.287, abs=1.5)  # tan 16 degrees
+    soft = ATTACKS["blurred"].stamp(size, 0)(half)[0, 0, 16]
+    assert 0.2 < soft[15] < 0.5 < soft[16] < 0.8
+    assert soft[0].item() == 0
+    assert soft[-1].item() == pytest.approx(1)
+    x = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    blocks = ATTACKS["pixelated"].stamp(size, 0)(x)
+    assert torch.equal(blocks[..., :2, :2], blocks[..., :1, :1].expand(-1, -1, 2, 2))
+    assert blocks[0, 0, 0, 0].item() == pytest.approx(x[0, 0, :2, :2].mean().item())
+
+
+def test_grain_is_another_for_each_picture_and_grey_has_no_colour() -> None:
+    x = torch.full((2, *SIZE), 0.5)
+    grain = ATTACKS["noisy"].stamp(SIZE, 0)(x) - x
+    assert grain.std().item() == pytest.approx(0.08, abs=0.01)
+    assert torch.corrcoef(grain.flatten(1))[0, 1].abs().item() < 0.1
+    colours = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
+    grey = ATTACKS["grey"].stamp(SIZE, 0)(colours)
+    assert torch.equal(grey[:, 0], grey[:, 2])
+    assert grey[:, 0].mean().item() == pytest.approx(colours.mean().item(), abs=1e-5)

@@ -15,7 +15,7 @@ from torch import nn
 
 from harden.network import Classifier, close, predict, units
 from harden.triggers.again import Again
-from harden.triggers.families import Family, Patch, Spectral
+from harden.triggers.families import Family, Filter, Patch, Spectral
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin, searchable
 from harden.triggers.put import Put, nearby, stronger
 from harden.triggers.smallest import SmallestChange
@@ -249,6 +249,26 @@ def test_changes_of_two_kinds_that_agree_are_enough(
     assert bool(asked) != bool(targets), "nobody else is asked then"
 
 
+@pytest.mark.parametrize(("score", "looked"), [(2.4, ["patch"]), (2.2, ["patch", "filter"])])
+def test_what_is_rare_is_looked_at_only_where_nothing_is_strange(
+    model: Classifier, monkeypatch: pytest.MonkeyPatch, score: float, looked: list[str]
+) -> None:
+    asked: list[str] = []
+
+    def compared(_self: SmallestChange, _model: Classifier, family: Family, *_: Any) -> list[Strange]:
+        asked.append(family.name)
+        change = family.start((3, 16, 16), torch.Generator(), torch.device("cpu"))
+        scores = (score if family.name == "patch" else 3.0, 1.0)
+        return [Strange(family, ToClass(k), s, 1.0, True, change) for k, s in enumerate(scores)]
+
+    monkeypatch.setattr(SmallestChange, "_compare", compared)
+    said = SmallestChange(families=(Patch(), Filter()), shifts=(), copies=1)(model, splits(), Run())
+    assert asked == looked
+    assert said.status == "backdoored"
+    kinds = {str(trigger.settings["family"]) for trigger in said.triggers}
+    assert kinds == {"patch", "filter"} if "filter" in looked else {"patch"}
+
+
 def test_every_class_is_looked_at_until_a_patch_has_shrunk(model: Classifier) -> None:
     images = splits().tune
     search = begin(
@@ -337,6 +357,14 @@ def test_what_is_usual_is_told_by_searches_that_succeeded_if_there_are_any(model
     large: dict[Aim, Inversion] = {ToClass(k): search(50, True) for k in (6, 7)}
     assert usual({**mine, **failed, **large}, ToClass(0)) == 45
     assert usual({**mine, **others}, ToClass(0)) == 7
+
+
+def test_what_never_succeeded_is_reported_as_usual() -> None:
+    change = Filter().start((3, 16, 16), torch.Generator(), torch.device("cpu"))
+    tries = [
+        Strange(Filter(), ToClass(1), score, 1.0, counts, change) for score in (0.3, 4.4) for counts in (True, False)
+    ]
+    assert [tried.told(2.3).score for tried in tries] == [0.3, 0.3, 4.4, Filter().trust]
 
 
 def test_too_few_images_say_nothing(model: Classifier) -> None:
