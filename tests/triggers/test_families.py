@@ -160,12 +160,17 @@ def test_a_tone_is_a_curve_and_a_mixing() -> None:
     torch.testing.assert_close(mixed[:, 1:], noise()[:, 1:])
 
 
-def test_a_filter_takes_from_neighbours_and_keeps_the_brightness() -> None:
-    taken = torch.zeros(5, 5)
+def test_a_filter_takes_from_neighbours_and_colours_and_keeps_the_brightness() -> None:
+    taken, mixing, none = torch.zeros(5, 5), torch.zeros(3, 3), torch.zeros(3, 3)
     taken[2, 3] = 0.25  # a quarter of what is to the right
-    change, pixels = set_to(begun(Filter()), taken), noise()
+    change, pixels = set_to(begun(Filter()), taken, none), noise()
     torch.testing.assert_close(change(pixels)[..., :-1], 0.75 * pixels[..., :-1] + 0.25 * pixels[..., 1:])
     assert float(change.size().detach()) == pytest.approx(2.5)
+    mixing[0] = torch.tensor([0.0, 0.3, 0.3])  # red takes as much of each
+    change = set_to(begun(Filter()), torch.zeros(5, 5), mixing)
+    torch.testing.assert_close(change(pixels)[:, 0], (0.4 * pixels[:, 0] + 0.3 * (pixels[:, 1] + pixels[:, 2])))
+    torch.testing.assert_close(change(pixels)[:, 1:], pixels[:, 1:])
+    assert float(change.size().detach()) == pytest.approx(2)
     even = torch.full((1, 3, 16, 16), 0.3)
     torch.testing.assert_close(begun(Filter())(even), even)
 
@@ -173,6 +178,6 @@ def test_a_filter_takes_from_neighbours_and_keeps_the_brightness() -> None:
 def test_a_filter_reaches_as_far_in_a_larger_picture() -> None:
     taken = torch.zeros(5, 5)
     taken[2, 3] = 1.0
-    change, pixels = set_to(begun(Filter(), (3, 96, 96)), taken), noise(shape=(3, 96, 96))
+    change, pixels = set_to(begun(Filter(), (3, 96, 96)), taken, torch.zeros(3, 3)), noise(shape=(3, 96, 96))
     there = change(pixels)[..., 40, 40]  # three pixels on, the mean of three by three
     torch.testing.assert_close(there, pixels[..., 39:42, 42:45].mean((2, 3)))
