@@ -371,7 +371,7 @@ class Filter:
     """
 
     name: str = "filter"
-    trust: float = 0.45
+    trust: float = 0.4
     """Blurred or sharpened pictures all look like some class, and where images are few nineteen in twenty follow."""
     success: float = 0.95
     rate: float = 0.02
