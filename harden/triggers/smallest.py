@@ -103,7 +103,7 @@ class SmallestChange:
                 for aims in groups:
                     make = partial(self._compare, copy, family, aims, images, run.seed + number, run.deadline, task)
                     found += run.step(f"{family.name}: {', '.join(called(aim, model.contract) for aim in aims)}", make)
-        named = self._named(model, splits, self.verdict.near(found, lambda s: s.times, self.verdict.nearly), run)
+        named = self._named(model, splits, self.verdict.near(found, self._apart, self.verdict.nearly), run)
         if named is None or not named.guilty:
             named = self._loudest(copy, images, groups[0], found, run) or named
         near = [] if named else self.verdict.near(found, lambda s: s.score, self.verdict.nearly)
@@ -182,6 +182,12 @@ class SmallestChange:
         chosen = order[: self.looked]
         chosen += [a for a in aims[:2] if a not in chosen]
         return chosen + [a for a in order if a not in chosen][: max(0, self.compared - len(chosen))]
+
+    def _apart(self, s: Strange) -> float:
+        """What the witness is told: what discounts a family is nothing to it. But what a rare one finds in a harmless
+        network goes to the very class whose row moves most there.
+        """
+        return s.score if s.family.name in self.rarely else s.times
 
     def _named(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> Named | None:
         """The class that the witness points at, if it is nearly strange."""

@@ -322,6 +322,8 @@ def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
 
     heard = replace(distrusting, witness=witness)(model, splits(), Run())
     assert (heard.status, heard.triggers) == ("inconclusive", ()), "a witness sees apart, but of next to nothing"
+    rare = replace(distrusting, rarely=("patch",), witness=witness)(model, splits(), Run())
+    assert rare.status == "clean", "of what is rare it is told what it counts"
     believed = replace(distrusting, families=(Patch(trust=0.085),), witness=witness)(model, splits(), Run())
     assert (believed.status, believed.target_classes) == ("backdoored", (TARGET,)), "under 2.3, over 1.3"
 
