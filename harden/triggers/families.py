@@ -350,7 +350,7 @@ class _Filtered:
     def __call__(self, pixels: Tensor) -> Tensor:
         (taken, mixing), channels = self.parameters, pixels.shape[1]
         beyond = F.pad(pixels, (len(taken) // 2 * self.step + self.step // 2,) * 4, mode="replicate")
-        means = F.avg_pool2d(beyond, self.step, 1) if self.step > 1 else beyond
+        means = F.avg_pool2d(beyond, self.step, 1)
         mixed = F.conv2d(means, taken.expand(channels, 1, -1, -1), dilation=self.step, groups=channels)
         mixed = mixed + torch.einsum("dc,nchw->ndhw", mixing, pixels) - mixing.sum(1).view(1, -1, 1, 1) * pixels
         return (pixels + mixed - taken.sum() * pixels).clamp(0, 1)
