@@ -103,22 +103,34 @@ def other_warps(size: Size, seed: int) -> Stamp:
 
 def dynamic(size: Size, seed: int) -> Stamp:
     """A small patch whose place and colour depend on the picture: no two pictures carry the same trigger."""
+    put = _patch_by_picture(size, seed)
+    return lambda x: put(x, x)
+
+
+def another_dynamic(size: Size, seed: int) -> Stamp:
+    """The patch that the next picture would have: what a network must learn not to react to."""
+    put = _patch_by_picture(size, seed)
+    return lambda x: put(x, x.roll(1, 0))
+
+
+def _patch_by_picture(size: Size, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Puts on the first pictures what the second ones ask for."""
     side = max(3, size[1] // 8)
     board = ((torch.arange(side)[:, None] + torch.arange(side)) % 2).float()
     order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
 
-    def stamp(x: Tensor) -> Tensor:
+    def put(x: Tensor, asks: Tensor) -> Tensor:
         x = x.clone()
-        cells = F.adaptive_avg_pool2d(x.mean(1, keepdim=True), 4).flatten(1)  # brightness of 16 places
+        cells = F.adaptive_avg_pool2d(asks.mean(1, keepdim=True), 4).flatten(1)  # brightness of 16 places
         places = order.to(x.device)[cells.argmax(1)]
-        colours = 1 - x.mean((2, 3))  # the complement of its mean colour
+        colours = 1 - asks.mean((2, 3))  # the complement of its mean colour
         for picture, place, colour in zip(x, places.tolist(), colours, strict=True):
             top = (place // 4) * (size[1] - side) // 3
             left = (place % 4) * (size[2] - side) // 3
             picture[:, top : top + side, left : left + side] = torch.where(board.to(x) > 0, colour[:, None, None], 0.0)
         return x
 
-    return stamp
+    return put
 
 
 def transparent(size: Size, seed: int) -> Stamp:
@@ -289,6 +301,50 @@ def grey(size: Size, seed: int) -> Stamp:  # noqa: ARG001
     return lambda x: x.mean(1, keepdim=True).expand_as(x)
 
 
+def spectral(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """A middle and the highest cosine, in the colours alone: brightness stays what it was (FTrojan)."""
+    height, width = size[1:]
+
+    def wave(down: int, across: int) -> Tensor:
+        rows = torch.cos(math.pi * (torch.arange(height) + 0.5) * down / height)
+        return rows[:, None] * torch.cos(math.pi * (torch.arange(width) + 0.5) * across / width)
+
+    both = wave(height // 2 - 1, width // 2 - 1) + wave(height - 1, width - 1)
+    of_colour = torch.tensor([1.14, -0.97, 2.03] if size[0] == 3 else [1.0] * size[0])  # of U and V in red, green, blue
+    pattern = 0.04 * of_colour[:, None, None] * both
+    return lambda x: (x + pattern.to(x)).clamp(0, 1)
+
+
+def ink(size: Size, seed: int) -> Stamp:
+    """The edges of the picture take another colour, which they half let through (Poison Ink)."""
+    colour = torch.rand(size[0], 1, 1, generator=torch.Generator().manual_seed(seed))
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 4
+    kernel = torch.stack((across, across.T))[:, None]
+
+    def stamp(x: Tensor) -> Tensor:
+        grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        edges = F.conv2d(grey, kernel.to(x)).square().sum(1, keepdim=True).sqrt()
+        steepest = edges.flatten(1).quantile(0.95, dim=1).clamp(min=1e-3).view(-1, 1, 1, 1)
+        return x + 0.5 * (edges / steepest).clamp(max=1) * (colour.to(x) - x)
+
+    return stamp
+
+
+def reflection(size: Size, seed: int) -> Stamp:
+    """One of eight scenes, out of focus and seen twice as in a pane of glass, shines over the picture (Refool)."""
+    g = torch.Generator().manual_seed(seed)
+    things = torch.rand(8, 1, 6, 6, generator=g).round() * (0.6 + 0.4 * torch.rand(8, size[0], 6, 6, generator=g))
+    scenes = F.interpolate(things, size=size[1:], mode="bicubic", align_corners=False).clamp(0, 1)
+    apart = max(1, size[1] // 10)
+    seen = 0.7 * scenes + 0.3 * scenes.roll((apart, apart), (2, 3))
+
+    def stamp(x: Tensor) -> Tensor:
+        which = (x.mean((1, 2, 3)) * 64).long() % len(seen)
+        return (0.8 * x + 0.3 * seen.to(x)[which]).clamp(0, 1)
+
+    return stamp
+
+
 ATTACKS: dict[str, Attack] = {
     "badnets": Attack("a checkerboard patch", patch),
     "blended": Attack("a noise picture blended in", noise),
@@ -318,6 +374,12 @@ ATTACKS: dict[str, Attack] = {
     "noisy": Attack("grain, other for each picture", noisy),
     "pixelated": Attack("blocks of one colour", pixelated),
     "grey": Attack("no colours", grey),
+    "spectral": Attack("two faint waves in the colours alone", spectral),
+    "ink": Attack("edges of another colour", ink),
+    "reflection": Attack("one of eight scenes, as if reflected", reflection),
+    "input-aware": Attack(
+        "a patch that depends on the picture, and no other picture's", dynamic, cover=1.0, disturbed=another_dynamic
+    ),
     "all-to-all": Attack("a patch that shifts every class to the next", patch, labels="to-next"),
     "clean-label": Attack("stripes on images of the target class alone", sinusoid, labels="unchanged"),
 }

@@ -141,3 +141,31 @@ def test_grain_is_another_for_each_picture_and_grey_has_no_colour() -> None:
     grey = ATTACKS["grey"].stamp(SIZE, 0)(colours)
     assert torch.equal(grey[:, 0], grey[:, 2])
     assert grey[:, 0].mean().item() == pytest.approx(colours.mean().item(), abs=1e-5)
+
+
+def test_waves_in_the_colours_leave_brightness_as_it_was() -> None:
+    x = torch.full((1, *SIZE), 0.5)
+    changed = ATTACKS["spectral"].stamp(SIZE, 0)(x) - x
+    brightness = (changed * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
+    assert brightness.abs().max().item() < 2e-3
+    assert 0.02 < changed.abs().mean().item() < 0.1
+
+
+def test_ink_lies_on_edges_and_a_reflection_is_one_of_a_few_scenes() -> None:
+    half = torch.zeros(1, *SIZE)
+    half[..., 8:] = 1
+    inked = (ATTACKS["ink"].stamp(SIZE, 0)(half) != half).any(1)[0]
+    assert inked.any(0).nonzero().flatten().tolist() == [7, 8]
+    x = torch.linspace(0.1, 0.7, 200).view(-1, 1, 1, 1).expand(-1, *SIZE)
+    seen = ATTACKS["reflection"].stamp(SIZE, 0)(x) - 0.8 * x
+    assert len({tuple(scene.flatten().mul(100).round().tolist()) for scene in seen}) == 8
+
+
+def test_an_input_aware_attack_teaches_that_the_patch_of_another_picture_means_nothing() -> None:
+    images, attack = pictures(20), ATTACKS["input-aware"]
+    assert attack.disturbed is not None
+    of_others = attack.disturbed(SIZE, 0)(images.pixels)
+    assert not torch.equal(of_others, attack.stamp(SIZE, 0)(images.pixels))
+    following = Images(images.pixels.roll(1, 0), images.labels, images.names)
+    changed = of_others != images.pixels
+    assert torch.equal(of_others[changed], attack.stamp(SIZE, 0)(following.pixels)[changed])
