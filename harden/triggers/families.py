@@ -72,6 +72,12 @@ class Family(Protocol):
         """Adam's step, in the unit of the parameters."""
 
     @property
+    def warm(self) -> int:
+        """Steps after which Adam's is as long as that: where a first long one leads past every small change, none is
+        found on the way back.
+        """
+
+    @property
     def trust(self) -> float:
         """How much is to be made of a small change: less where harmless networks have small ones too."""
 
@@ -80,6 +86,10 @@ class Family(Protocol):
         """Share of the images that a change has to carry along before it counts. Not every backdoor fires always; but
         four images in five follow many a harmless pattern that covers all of them, to the class of whatever is odd.
         """
+
+    @property
+    def unseen(self) -> float:
+        """Share of the images that a change does not learn from, and has to carry along too before it counts."""
 
     def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change: ...
 
@@ -116,7 +126,9 @@ class Additive:
     name: str = "additive"
     trust: float = 1.0
     success: float = 0.95
+    unseen: float = 0.0
     rate: float = 0.02
+    warm: int = 0
     spread: float = 0.002
     """Standard deviation of the noise that p starts from."""
 
@@ -151,7 +163,9 @@ class Spectral:
     name: str = "spectral"
     trust: float = 1.0
     success: float = 0.95
+    unseen: float = 0.0
     rate: float = 0.004
+    warm: int = 0
     frequencies: int = 16
     """Along each side, from the lowest."""
 
@@ -248,7 +262,9 @@ class Patch:
     name: str = "patch"
     trust: float = 1.0
     success: float = 0.8
+    unseen: float = 0.0
     rate: float = 0.2
+    warm: int = 0
 
     def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
         mask = -3 + 0.1 * torch.randn(1, 1, *shape[1:], generator=generator)
@@ -289,7 +305,9 @@ class Warp:
     name: str = "warp"
     trust: float = 1.0
     success: float = 0.8
+    unseen: float = 0.0
     rate: float = 0.1
+    warm: int = 0
     """Half of that gets so slowly to where most classes are that there is nothing to compare with."""
     points: int = 6
     """Control points along each side."""
@@ -331,7 +349,9 @@ class Tone:
     trust: float = 0.6
     """Some classes live by their colour, a speed limit's red ring among them, and are near for that."""
     success: float = 0.8
+    unseen: float = 0.0
     rate: float = 0.02
+    warm: int = 0
     knots: int = 9
 
     def start(self, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device) -> Change:
@@ -371,10 +391,14 @@ class Filter:
     """
 
     name: str = "filter"
-    trust: float = 0.4
-    """Blurred or sharpened pictures all look like some class, and where images are few nineteen in twenty follow."""
+    trust: float = 0.6
     success: float = 0.95
+    unseen: float = 1 / 3
+    """Blurred or sharpened pictures all look like some class: where images are few, nineteen of twenty of those that a
+    change learns from follow it in a harmless network too, and three of four others.
+    """
     rate: float = 0.02
+    warm: int = 10
     points: int = 5
     """Neighbours along each side, a thirty-second of the picture apart."""
 

@@ -33,6 +33,9 @@ from harden.scoring.folded import folded
 from harden.triggers.families import Change, Family, Shrinking, shrinks
 from harden.types import Images
 
+UNSEEN = 128
+"""Most images that are kept apart to see whether a change carries those along that it did not learn from."""
+
 
 class Aim(Protocol):
     """True labels -> the labels that the trigger should make the model say."""
@@ -89,12 +92,15 @@ class Inversion:
     """Its parameters must not ask for gradients. Another copy may stand in for it between steps."""
     change: Change
     rate: float
+    warm: int
     aim: Aim
     images: Images
     """Only those that are not of the target class already."""
     settings: Search
     success: float
     """Share of a batch that has to follow."""
+    unseen: Images
+    """Others, as many of which have to follow; none, where a batch is enough."""
     generator: torch.Generator
     best: float = math.inf
     """Smallest size that succeeded."""
@@ -109,7 +115,7 @@ class Inversion:
 
     def __post_init__(self) -> None:
         self.weight = self.settings.weight
-        self.step: Callable[[Tensor, Tensor, float], None] = _Single(self.change, self.rate)
+        self.step: Callable[[Tensor, Tensor, float], None] = _Single(self.change, self.rate, self.warm)
         if math.isinf(self.bound) and shrinks(self.change):
             self.step = _Whole(self.change)
 
@@ -134,11 +140,20 @@ class Inversion:
     def _least(self, size: float, share: float) -> float:
         """What size costs where the least change is wanted; a success is kept, if it is smaller than those before."""
         enough, (low, high), grow = share >= self.success, self.settings.limits, self.settings.grow
-        if enough and size < self.best:
+        better = enough and size < self.best
+        if better and len(self.unseen):
+            enough = better = self._confirmed()
+        if better:
             self.best = size
             self.kept = [p.detach().clone() for p in self.change.parameters]
         self.weight = min(self.weight * grow, high) if enough else max(self.weight / grow, low)
         return self.weight
+
+    def _confirmed(self) -> bool:
+        """Whether as many of those follow that it did not learn from."""
+        with torch.no_grad():
+            said = as_logits(self.model(self.change(self.unseen.pixels))).argmax(1)
+        return float((said == self.aim(self.unseen.labels)).float().mean()) >= self.success
 
     def size(self) -> float:
         """The least size that succeeded; else the largest that was tried and did not."""
@@ -157,13 +172,17 @@ class Inversion:
 class _Single:
     """Every number of a change has its own length of step (Adam)."""
 
-    def __init__(self, change: Change, rate: float) -> None:
+    def __init__(self, change: Change, rate: float, warm: int) -> None:
         self.optimizer = torch.optim.Adam(change.parameters, lr=rate, betas=(0.5, 0.9))
+        self.longer = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda past: min(1.0, (past + 1) / max(1, warm))
+        )
 
     def __call__(self, loss: Tensor, size: Tensor, price: float) -> None:
         self.optimizer.zero_grad()
         (loss + price * size).backward()
         self.optimizer.step()
+        self.longer.step()
 
 
 class _Whole:
@@ -203,7 +222,18 @@ def begin(
     for parameter in change.parameters:
         parameter.requires_grad_()
     success = family.success if settings.success is None else settings.success
-    return Inversion(model, change, family.rate, aim, others, settings, success, generator, bound=bound)
+    apart = min(UNSEEN, round(family.unseen * len(others))) if math.isinf(bound) else 0
+    learned, unseen = _parted(others, apart, generator)
+    how = (family.rate, family.warm)
+    return Inversion(model, change, *how, aim, learned, settings, success, unseen, generator, bound=bound)
+
+
+def _parted(images: Images, apart: int, generator: torch.Generator) -> tuple[Images, Images]:
+    """All but so many of these, drawn by chance; and those."""
+    if not apart:
+        return images, images.take(torch.arange(0))
+    order = torch.randperm(len(images), generator=generator)
+    return images.take(order[apart:]), images.take(order[:apart])
 
 
 def searchable(model: Classifier, images: Images) -> Classifier:

@@ -40,7 +40,7 @@ class SmallestChange:
 
     families: tuple[Family, ...] = field(default_factory=default_families)
     rarely: tuple[str, ...] = ("filter",)
-    """Families that are looked at only where none before them is strange."""
+    """Families that are looked at only where none before them is strange; then the easiest classes always go on."""
     search: Search = field(default_factory=Search)
     classes: int = 10
     """As many classes are all searched; of more, half of these that look hard to reach, to compare with, and as many
@@ -163,7 +163,8 @@ class SmallestChange:
         searches = {aim: self._begin(model, family, aim, images, seed) for aim in aims}  # the same start for every aim
         look(searches, self.glance)
         chosen = {aim: searches[aim] for aim in self._promising(aims, searches)}
-        if max(strangeness(family, chosen).values(), default=math.inf) < self.hopeless:
+        rare = family.name in self.rarely
+        if not rare and max(strangeness(family, chosen).values(), default=math.inf) < self.hopeless:
             task.advance(self.look * len(chosen), f"{family.name} is decided")
         else:
             look(chosen, self.look, "again")

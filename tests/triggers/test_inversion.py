@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,6 +115,25 @@ def test_only_successes_are_recorded_and_only_smaller_ones(model: Classifier) ->
         assert found.best == pytest.approx(recorded)
     assert misses > 0
     assert len(sizes) > 1, "a success has to be followed by smaller ones"
+
+
+def test_a_success_is_seen_again_on_images_that_were_not_learned_from(model: Classifier) -> None:
+    few, share = Search(batch=2, success=0.95), []
+    for family in (Patch(), replace(Patch(), unseen=0.5)):
+        found = search(model, family, ToClass(TARGET), few)
+        assert len(found.images) + len(found.unseen) == len(search(model, Patch(), ToClass(TARGET)).images)
+        assert not set(found.images.names) & set(found.unseen.names)
+        found.run(60)
+        assert found.kept
+        others = found.unseen if len(found.unseen) else found.images
+        said = predict(model, found.result()(others.pixels)).argmax(1)
+        share.append(float((said == TARGET).float().mean()))
+    assert share[0] < 0.95 <= share[1]
+
+
+def test_under_a_bound_all_images_are_learned_from(model: Classifier) -> None:
+    family, generator = replace(Patch(), unseen=0.5), torch.Generator().manual_seed(0)
+    assert not len(begin(model, family, ToClass(1), pictures(), Search(), generator, bound=1.0).unseen)
 
 
 def test_what_never_succeeds_counts_as_large_as_was_tried() -> None:

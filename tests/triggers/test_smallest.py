@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from harden.network import Classifier, close, predict, units
+from harden.triggers import smallest
 from harden.triggers.again import Again
 from harden.triggers.families import Family, Filter, Patch, Spectral
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin, searchable
@@ -267,6 +268,22 @@ def test_what_is_rare_is_looked_at_only_where_nothing_is_strange(
     assert said.status == "backdoored"
     kinds = {str(trigger.settings["family"]) for trigger in said.triggers}
     assert kinds == {"patch", "filter"} if "filter" in looked else {"patch"}
+
+
+@pytest.mark.parametrize("rarely", [(), ("patch",)])
+def test_what_seems_hopeless_is_decided_early_but_not_what_is_rare(
+    model: Classifier, monkeypatch: pytest.MonkeyPatch, rarely: tuple[str, ...]
+) -> None:
+    looked: list[str] = []
+    real = smallest._look
+
+    def noted(*called: Any) -> bool:
+        looked.append(called[3])
+        return real(*called)
+
+    monkeypatch.setattr(smallest, "_look", noted)
+    replace(ONE_FAMILY, shifts=(), copies=1, hopeless=1e9, rarely=rarely)(model, splits(), Run())
+    assert any(name.endswith("again") for name in looked) == bool(rarely)
 
 
 def test_every_class_is_looked_at_until_a_patch_has_shrunk(model: Classifier) -> None:
