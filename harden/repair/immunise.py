@@ -90,7 +90,8 @@ class Immunise:
     """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
     alive: float = 0.2
     """If stand-ins are named with so much of probability before relearning, the cuts have left the backdoor in force:
-    then nothing goes back, since what is left of the way is what is left of the backdoor."""
+    then nothing goes back, since what is left of the way is what is left of the backdoor; and the statistics of batch
+    normalisation, which are the suspect's, follow the weights, that have far to go."""
     asked: int = 1000
     """Images, at most, that this is asked about."""
     doubt: bool = True
@@ -127,7 +128,7 @@ class Immunise:
             wrong = teacher.accused(some.labels).repeat(2, 1)
             return lambda: claimed(predict(model, twins), wrong).mean()
 
-        left = float(named(model, torch.Generator().manual_seed(run.seed))())
+        in_force = float(named(model, torch.Generator().manual_seed(run.seed))()) >= self.alive
 
         def loss(model: Classifier, batch: Images) -> Tensor:
             count = int(share * len(batch))
@@ -149,14 +150,13 @@ class Immunise:
             model,
             images,
             loss,
-            schedule,
+            replace(schedule, freeze_norm=schedule.freeze_norm and not in_force),
             run,
             name="relearning",
             augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),
             before_epoch=regenerate,
         )
-        ways = self.ways if left < self.alive else ()
-        way = settle(model, before, ways, self.rise, named(model, generator))
+        way = settle(model, before, () if in_force else self.ways, self.rise, named(model, generator))
         return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers), "way": way}
 
 
