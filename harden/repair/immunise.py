@@ -90,8 +90,10 @@ class Immunise:
     """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
     alive: float = 0.2
     """If stand-ins are named with so much of probability before relearning, the cuts have left the backdoor in force:
-    then nothing goes back, since what is left of the way is what is left of the backdoor; and the statistics of batch
-    normalisation, which are the suspect's, follow the weights, that have far to go."""
+    then nothing goes back, since what is left of the way is what is left of the backdoor."""
+    far: float = 10.0
+    """How many times as long a gradient may be before it is clipped, if they have: it is a long way then, and cut to
+    the usual length steps end half of the way, with more of the backdoor and less of all else."""
     asked: int = 1000
     """Images, at most, that this is asked about."""
     doubt: bool = True
@@ -150,7 +152,7 @@ class Immunise:
             model,
             images,
             loss,
-            replace(schedule, freeze_norm=schedule.freeze_norm and not in_force),
+            replace(schedule, clip=self.far * schedule.clip) if in_force else schedule,
             run,
             name="relearning",
             augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),
