@@ -16,7 +16,7 @@ from harden.repair.train import Schedule
 from harden.types import Contract, Images, Run, Splits, Trigger
 from tests.planted import TARGET, Planted
 
-# The rate in force: with another ten times as long, steps that may be ten times as long for a backdoor in force diverge.
+# The rate in force: at ten times that, steps that may be ten times as long for a backdoor in force diverge.
 QUICK = Immunise(Schedule(epochs=20, batch=20, rate=0.005, clip=1.0, freeze_norm=True), label=0.0, forbid=0.0)
 
 
