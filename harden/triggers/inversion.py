@@ -224,8 +224,9 @@ def begin(
     success = family.success if settings.success is None else settings.success
     apart = min(UNSEEN, round(family.unseen * len(others))) if math.isinf(bound) else 0
     learned, unseen = _parted(others, apart, generator)
-    how = (family.rate, family.warm)
-    return Inversion(model, change, *how, aim, learned, settings, success, unseen, generator, bound=bound)
+    return Inversion(
+        model, change, family.rate, family.warm, aim, learned, settings, success, unseen, generator, bound=bound
+    )
 
 
 def _parted(images: Images, apart: int, generator: torch.Generator) -> tuple[Images, Images]:

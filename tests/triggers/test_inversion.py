@@ -131,6 +131,18 @@ def test_a_success_is_seen_again_on_images_that_were_not_learned_from(model: Cla
     assert share[0] < 0.95 <= share[1]
 
 
+def test_steps_grow_to_their_length_where_a_family_asks_for_it(model: Classifier) -> None:
+    moved: dict[int, list[float]] = {}
+    for warm in (0, 4):
+        found = search(model, replace(Patch(), warm=warm), ToClass(TARGET))
+        optimizer = found.step.optimizer  # type: ignore[attr-defined]
+        moved[warm] = []
+        for _ in range(6):
+            moved[warm].append(optimizer.param_groups[0]["lr"] / Patch().rate)
+            found.run(1)
+    assert moved == {0: pytest.approx([1.0] * 6), 4: pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])}
+
+
 def test_under_a_bound_all_images_are_learned_from(model: Classifier) -> None:
     family, generator = replace(Patch(), unseen=0.5), torch.Generator().manual_seed(0)
     assert not len(begin(model, family, ToClass(1), pictures(), Search(), generator, bound=1.0).unseen)
