@@ -94,6 +94,8 @@ class Immunise:
     far: float = 10.0
     """How many times as long a gradient may be before it is clipped, if they have: it is a long way then, and cut to
     the usual length steps end half of the way, with more of the backdoor and less of all else."""
+    longer: int = 2
+    """And how many times as many steps it then takes."""
     asked: int = 1000
     """Images, at most, that this is asked about."""
     doubt: bool = True
@@ -131,6 +133,9 @@ class Immunise:
             return lambda: claimed(predict(model, twins), wrong).mean()
 
         in_force = float(named(model, torch.Generator().manual_seed(run.seed))()) >= self.alive
+        if in_force:
+            schedule = replace(schedule.times(self.longer), clip=self.far * schedule.clip)
+            every *= self.longer
 
         def loss(model: Classifier, batch: Images) -> Tensor:
             count = int(share * len(batch))
@@ -152,7 +157,7 @@ class Immunise:
             model,
             images,
             loss,
-            replace(schedule, clip=self.far * schedule.clip) if in_force else schedule,
+            schedule,
             run,
             name="relearning",
             augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),

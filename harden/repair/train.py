@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -59,6 +59,11 @@ class Schedule:
         steps = _steps(images, self.batch)
         most = self.epochs if self.most_steps is None else min(self.epochs, -(-self.most_steps // steps))
         return max(most, -(-self.least_steps // steps))
+
+    def times(self, factor: int) -> Schedule:
+        """The same with so many times as many steps."""
+        most = None if self.most_steps is None else factor * self.most_steps
+        return replace(self, epochs=factor * self.epochs, least_steps=factor * self.least_steps, most_steps=most)
 
 
 def plain(closure: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> Tensor:  # noqa: ARG001

@@ -49,7 +49,7 @@ def test_forgets_the_stand_in_and_keeps_the_accuracy(planted: Planted, planted_s
     verify = planted_splits.verify
     assert attacked_loss(model, verify) < 0.7 * attacked_loss(planted.model, verify)
     assert accuracy(model, verify) >= 0.95
-    assert (notes["epochs"], notes["stand_ins"], notes["recovered"]) == (4, 1, 1)
+    assert (notes["epochs"], notes["stand_ins"], notes["recovered"]) == (8, 1, 1), "twice 4: nothing was cut"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, plan
         quick = replace(QUICK, first=again, again=again, every=every, stronger=())
         notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
         counts.append(notes["stand_ins"])
-    assert counts == [1, 3, 5], "never; of four epochs, before the first and the third; before each"
+    assert counts == [1, 3, 5], "never; before the first and half of the way on; four times"
     deaf = replace(again, follow=1.1)  # so many never follow
     for first, later, count in ((deaf, again, 4), (again, deaf, 2)):
         quick = replace(QUICK, first=first, again=later, every=1, stronger=())
@@ -210,10 +210,10 @@ def test_nothing_goes_back_where_the_backdoor_outlived_the_cuts(
     planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No filter was cut here, so the stand-in works as well as ever when relearning begins."""
-    ways, clips = {}, []
+    ways, went = {}, []
 
     def noted(*args: Any, **settings: Any) -> dict[str, Any]:
-        clips.append(args[3].clip)
+        went.append((args[3].clip, args[3].epochs))
         return fit(*args, **settings)
 
     monkeypatch.setattr(immunise, "fit", noted)
@@ -222,7 +222,8 @@ def test_nothing_goes_back_where_the_backdoor_outlived_the_cuts(
         notes = quick(planted.model.copy(), planted.model, planted_splits, planted.evidence, Run())
         ways[alive] = notes["way"]
     assert list(ways.values()) == [1.0, 0.25]
-    assert clips == [10 * QUICK.schedule.clip, QUICK.schedule.clip], "and steps are longer on a long way"
+    usual = QUICK.schedule
+    assert went == [(10 * usual.clip, 2 * usual.epochs), (usual.clip, usual.epochs)], "a long way: more steps, longer"
 
 
 @pytest.mark.parametrize(("rise", "way"), [(0.0, 1.0), (0.6, 0.75), (1.5, 0.5)])

@@ -160,3 +160,4 @@ def test_augmentation_keeps_shape_and_flips_only_when_asked() -> None:
 def test_few_images_make_more_epochs_and_many_fewer(images: int, least: int, most: int | None, epochs: int) -> None:
     schedule = Schedule(epochs=16, batch=64, least_steps=least, most_steps=most)
     assert schedule.epochs_of(images) == epochs
+    assert 2 * epochs - 1 <= schedule.times(2).epochs_of(images) <= 2 * epochs, "in whole epochs"
