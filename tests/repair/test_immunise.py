@@ -177,12 +177,14 @@ def test_half_of_the_strange_pictures_are_turned_and_through_half_another_one_sh
 def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, planted_splits: Splits) -> None:
     evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),))
     again = Again(families=(Patch(),), steps=2, within=2.0)
-    counts = []
-    for every in (0, 2, 1):
-        quick = replace(QUICK, first=again, again=again, every=every, stronger=())
-        notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
-        counts.append(notes["stand_ins"])
-    assert counts == [1, 3, 5], "never; before the first and half of the way on; four times"
+    for alive, epochs in ((2.0, 4), (0.0, 8)):  # closed by the cuts, or in force: as many searches in twice as many
+        counts = []
+        for every in (0, 2, 1):
+            quick = replace(QUICK, first=again, again=again, every=every, stronger=(), alive=alive)
+            notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
+            counts.append(notes["stand_ins"])
+            assert notes["epochs"] == epochs
+        assert counts == [1, 3, 5], "never; before the first and half of the way on; four times"
     deaf = replace(again, follow=1.1)  # so many never follow
     for first, later, count in ((deaf, again, 4), (again, deaf, 2)):
         quick = replace(QUICK, first=first, again=later, every=1, stronger=())
