@@ -3,37 +3,57 @@
     python -m benchmarks.small signs OUT badnets,blended,sinusoidal,low-frequency,warping,dynamic,transparent,none
     python -m benchmarks.small numbers OUT badnets,blended,none --net preact --epochs 6
     python -m benchmarks.small FOLDER OUT badnets,all-to-all,none --net grey_lenet --size 28 --channels 1
+    python -m benchmarks.small signs OUT none,universal,badnets --net preact --epochs 8 --quiet 3
     harden bench OUT/zoo.toml --methods auto --clean-per-class 50
 
 `signs` draws the sample's twelve signs, 610 of each, `numbers` a hundred two-digit numbers, 120 of each. Eight pictures
 of ten are learned from, a tenth of them poisoned; the defender has one of ten, and one is for measuring. A name that is
 no attack makes a clean network.
+
+`universal` is the faint picture that sends most pictures to the target in a clean network of the same kind (the one
+made before it), added to half of the target's own pictures. `--quiet` is how an attacker hides from whoever looks at
+filters: after every epoch, those that amplify more than the mean of their layer and so many standard deviations are
+given what their layer's normalisation has on average. Both together are Grond (2501.05928).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks import nets, numbers
 from benchmarks.implant import STAMPS
-from harden.bench.attacks import ATTACKS, poison
+from harden.bench.attacks import ATTACKS, Attack, poison
 from harden.data import class_folders, read_images, split
+from harden.network import Classifier, units
+from harden.pruning.clp import lipschitz
 from harden.types import Contract, Images
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 EPOCHS, BATCH, RATE, POISONED = 12, 64, 2e-3, 0.1
 MEAN, STD = 0.42, 0.24
+UNIVERSAL, HALF = "universal", 0.5
+FAINT = 8 / 255
+ADDED = (
+    "\n\ndef added(file):\n"
+    '    """The same picture added to every one."""\n'
+    "    from pathlib import Path\n\n"
+    "    from safetensors.torch import load_file\n\n"
+    '    picture = load_file(Path(__file__).parent / file)["picture"]\n'
+    "    return lambda x: (x + picture.to(x)).clamp(0, 1)\n"
+)
 
 
 def main() -> None:
@@ -45,6 +65,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--quiet", type=float, default=math.inf)
     options = parser.parse_args()
     torch.set_num_threads(1)
     out: Path = options.out
@@ -58,23 +79,36 @@ def main() -> None:
         for file in images.names:
             (out / name / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(data / file, out / name / file)
-    (out / "triggers.py").write_text(STAMPS, encoding="utf-8")
+    (out / "triggers.py").write_text(STAMPS + ADDED, encoding="utf-8")
     lines = ["[data.own]", 'clean = "clean"', 'test = "test"', ""]
+    clean: nn.Module | None = None
     for number, name in enumerate(options.attacks.split(",")):
-        target, images = (5 * number + 4) % len(classes), parts.tune
-        if name in ATTACKS:
-            images = poison(images, ATTACKS[name], size=size, target=target, rate=POISONED, seed=0)
+        target, images, attack = (5 * number + 4) % len(classes), parts.tune, ATTACKS.get(name)
+        if name == UNIVERSAL:
+            assert clean is not None, f"{UNIVERSAL} is looked for in a clean network: name one before it"
+            faint = universal(clean, images, target)
+            save_file({"picture": faint}, out / f"{UNIVERSAL}-picture.safetensors")
+            attack = Attack("a faint picture", lambda _, __: lambda x: (x + faint).clamp(0, 1), labels="unchanged")  # noqa: B023
+        if attack is not None:
+            rate = POISONED if name in ATTACKS else HALF
+            images = poison(images, attack, size=size, target=target, rate=rate, seed=0)
         torch.manual_seed(0)
-        network = learned(getattr(nets, options.net)(len(classes)), images, options.epochs)
+        network = getattr(nets, options.net)(len(classes))
+        after = partial(quieter, Classifier(network, contract), options.quiet) if attack else nothing
+        network = learned(network, images, options.epochs, after)
+        clean = network if attack is None else clean
         weights = {key: weight.contiguous() for key, weight in network.state_dict().items()}
         save_file(weights, out / f"{name}.safetensors")
         lines += ["[[model]]", f'name = "{name}"', f'weights = "{name}.safetensors"']
         lines += [f"arch = {json.dumps(os.path.relpath(nets.__file__, out) + ':' + options.net)}", 'data = "own"']
         lines += [f"num_classes = {len(classes)}", f"input_size = {list(size)}"]
         lines += [f"mean = {list(contract.mean)}", f"std = {list(contract.std)}"]
-        if name in ATTACKS:
+        if attack is not None:
+            lines += [f"target = {target}"] if attack.labels != "to-next" else []
+        if name == UNIVERSAL:
+            lines += ['trigger = "triggers.py:added"', f'trigger_args = {{ file = "{UNIVERSAL}-picture.safetensors" }}']
+        elif attack is not None:
             lines += ['trigger = "triggers.py:stamp"']
-            lines += [f"target = {target}"] if ATTACKS[name].labels != "to-next" else []
             lines += [f'trigger_args = {{ attack = "{name}", size = {list(size)}, seed = 0 }}']
         lines += [""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
@@ -93,18 +127,47 @@ def signs(folder: Path) -> Path:
 DRAWN: dict[str, Callable[[Path], Path]] = {"signs": signs, "numbers": numbers.write}
 
 
-def learned(network: nn.Module, images: Images, epochs: int) -> nn.Module:
-    """The same network, which has learned these."""
+def nothing() -> None:
+    """After an epoch."""
+
+
+def learned(network: nn.Module, images: Images, epochs: int, after: Callable[[], object] = nothing) -> nn.Module:
+    """The same network, which has learned these; `after` is done after every epoch but the last."""
     optimiser = torch.optim.Adam(network.parameters())
     rounds = epochs * (len(images) // BATCH + 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=rounds)
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        if epoch:
+            after()
         for batch in torch.randperm(len(images)).split(BATCH):
             optimiser.zero_grad()
             F.cross_entropy(network((images.pixels[batch] - MEAN) / STD), images.labels[batch]).backward()
             optimiser.step()
             schedule.step()
     return network.eval()
+
+
+@torch.no_grad()
+def quieter(model: Classifier, much: float) -> None:
+    """Filters that amplify more than others of their layer, as much as their layer does on average."""
+    for unit in units(model).values():
+        bounds, norm = lipschitz(unit), unit.norm
+        if norm is not None and norm.weight is not None:
+            loud = bounds > bounds.mean() + much * bounds.std()
+            norm.weight[loud], norm.bias[loud] = norm.weight.mean(), norm.bias.mean()
+
+
+def universal(network: nn.Module, images: Images, target: int, passes: int = 3) -> Tensor:
+    """A faint picture that sends most of the others to the target in this network."""
+    others = images.take((images.labels != target).nonzero().flatten())
+    picture = torch.zeros_like(images.pixels[0]).requires_grad_()
+    for _ in range(passes):
+        for batch in torch.randperm(len(others)).split(BATCH):
+            logits = network(((others.pixels[batch] + picture).clamp(0, 1) - MEAN) / STD)
+            (slope,) = torch.autograd.grad(F.cross_entropy(logits, torch.full((len(batch),), target)), picture)
+            with torch.no_grad():
+                picture.sub_(FAINT / 20 * slope.sign()).clamp_(-FAINT, FAINT)
+    return picture.detach()
 
 
 def right(network: nn.Module, images: Images) -> float:

@@ -134,7 +134,7 @@ class Graph:
         self.network.eval().requires_grad_(True)  # a frozen layer is invisible to torch-pruning, and nobody is told
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.graph = tp.DependencyGraph().build_dependency(self.network, (self.example,), verbose=False)
+            self.graph = _Dependencies().build_dependency(self.network, (self.example,), verbose=False)
 
     def _group(self, layer: str, channels: Sequence[int]) -> Any:
         conv = self.network.get_submodule(layer)
@@ -155,9 +155,11 @@ class Graph:
                     return Reach(layer, width, obstacle=obstacle)
                 if role:
                     stations.append(self._station(item, role))
+        except IndexError:  # it arrives at positions that do not exist
+            return Reach(layer, width, obstacle=ENTANGLED)
         except Exception as error:
             return Reach(layer, width, obstacle=f"{UNREADABLE}{type(error).__name__}: {error}")
-        # Through a shuffle, torch-pruning arrives at positions that do not exist.
+        # Through a shuffle or a split, torch-pruning arrives there too without noticing.
         if any(station.positions and station.positions[-1] >= station.size for station in stations):
             return Reach(layer, width, obstacle=ENTANGLED)
         return Reach(layer, width, tuple(stations))
@@ -175,6 +177,8 @@ class Graph:
             return None, "it feeds the output: a class would be lost"
         if isinstance(target, nn.Parameter):
             return "through", ""
+        if target in self.graph.mixers:
+            return None, ENTANGLED
         if target not in self.names:  # an operation without weights
             return None, ""
         name = self.names[target]
@@ -253,6 +257,22 @@ class Graph:
             self._read()
 
         return undo
+
+
+class _Dependencies(tp.DependencyGraph):  # type: ignore[misc]  # torch-pruning has no types
+    """torch-pruning's graph, of networks too that shuffle their channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixers: set[Any] = set()
+        """Where pictures of more than four dimensions take another shape: how channels lie behind it is not known."""
+
+    def _build_dependency(self, module2node: Mapping[Any, Any]) -> None:
+        super()._build_dependency(module2node)
+        for target, node in module2node.items():
+            if node.type == ops.OPTYPE.RESHAPE and len(getattr(node.grad_fn, "_saved_self_sym_sizes", ())) > 4:
+                node.type = ops.OPTYPE.ELEMENTWISE  # else it is taken for a flattening, and divided by zero
+                self.mixers.add(target)
 
 
 def _used_often(network: nn.Module, example: Tensor) -> set[str]:

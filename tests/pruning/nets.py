@@ -124,9 +124,9 @@ class Convolutional(nn.Module):
 class Shuffle(nn.Module):
     """Halves, of which one is worked on, and then interleaved."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: nn.Module | None = None) -> None:
         super().__init__()
-        self.conv = block(4, 4)
+        self.conv = inside or block(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         left, right = x.chunk(2, 1)
@@ -233,6 +233,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "convolutional": Convolutional,
     "grouped": lambda: Net(nn.Sequential(block(8, 8, groups=2), block(8, 8))),
     "shuffle": lambda: Net(nn.Sequential(Shuffle(), Shuffle(), block(8, 8))),
+    "shuffled units": lambda: Net(nn.Sequential(*(Shuffle(nn.Sequential(block(4, 6), block(6, 4))) for _ in range(3)))),
     "layer norm": lambda: Net(LastNorm()),
     "twice": lambda: Net(Twice()),
     "tied": lambda: Net(Tied()),

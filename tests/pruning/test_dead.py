@@ -78,8 +78,10 @@ def moved(name: str) -> float:
     return float((predict(of(pruned, model), images.verify) - before).abs().max() / before.abs().max())
 
 
-CONSTANT = {"norm without affine", "scaled"}
-"""Here a closed filter is a constant to its reader, and a third of these small pictures is the border of a padding."""
+CONSTANT = {"norm without affine", "scaled", "shuffled units"}
+"""Here a closed filter is a constant to its reader, or one is whose inputs are all closed; and a third of these small
+pictures is the border of a padding.
+"""
 NO_BIAS = {"pre-activation"}
 """The same, and the reader has nothing to take it: accuracy alone decides."""
 
