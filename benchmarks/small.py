@@ -7,13 +7,14 @@
     harden bench OUT/zoo.toml --methods auto --clean-per-class 50
 
 `signs` draws the sample's twelve signs, 610 of each, `numbers` a hundred two-digit numbers, 120 of each. Eight pictures
-of ten are learned from, a tenth of them poisoned; the defender has one of ten, and one is for measuring. A name that is
-no attack makes a clean network.
+of ten are learned from, a tenth of them poisoned (`--rate`); the defender has one of ten, and one is for measuring. A
+name that is no attack makes a clean network.
 
 `universal` is the faint picture that sends most pictures to the target in a clean network of the same kind (the one
-made before it), added to half of the target's own pictures. `--quiet` is how an attacker hides from whoever looks at
-filters: after every epoch, those that amplify more than the mean of their layer and so many standard deviations are
-given what their layer's normalisation has on average. Both together are Grond (2501.05928).
+made before it), taught like other attacks; `universal-own` the same on half of the target's own pictures. `--quiet` is
+how an attacker hides from whoever looks at filters: after every epoch, those that amplify more than the mean of their
+layer and so many standard deviations are given what their layer's normalisation has on average. `universal-own` with
+it is Grond (2501.05928).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +46,11 @@ from harden.types import Contract, Images
 SAMPLES = Path(__file__).parent.parent / "samples"
 EPOCHS, BATCH, RATE, POISONED = 12, 64, 2e-3, 0.1
 MEAN, STD = 0.42, 0.24
-UNIVERSAL, HALF = "universal", 0.5
+UNIVERSAL: dict[str, tuple[Literal["to-one", "unchanged"], float]] = {
+    "universal": ("to-one", 0.1),
+    "universal-own": ("unchanged", 0.5),
+}
+"""What becomes of the labels of poisoned pictures, and the share of all or of the target's own that is poisoned."""
 FAINT = 8 / 255
 ADDED = (
     "\n\ndef added(file):\n"
@@ -65,6 +71,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--rate", type=float, default=POISONED)
     parser.add_argument("--quiet", type=float, default=math.inf)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -84,13 +91,14 @@ def main() -> None:
     clean: nn.Module | None = None
     for number, name in enumerate(options.attacks.split(",")):
         target, images, attack = (5 * number + 4) % len(classes), parts.tune, ATTACKS.get(name)
-        if name == UNIVERSAL:
-            assert clean is not None, f"{UNIVERSAL} is looked for in a clean network: name one before it"
+        rate = options.rate
+        if name in UNIVERSAL:
+            assert clean is not None, f"{name} is looked for in a clean network: name one before it"
             faint = universal(clean, images, target)
-            save_file({"picture": faint}, out / f"{UNIVERSAL}-picture.safetensors")
-            attack = Attack("a faint picture", lambda _, __: lambda x: (x + faint).clamp(0, 1), labels="unchanged")  # noqa: B023
+            save_file({"picture": faint}, out / f"{name}-picture.safetensors")
+            labels, rate = UNIVERSAL[name]
+            attack = Attack("a faint picture", lambda _, __: lambda x: (x + faint).clamp(0, 1), labels=labels)  # noqa: B023
         if attack is not None:
-            rate = POISONED if name in ATTACKS else HALF
             images = poison(images, attack, size=size, target=target, rate=rate, seed=0)
         torch.manual_seed(0)
         network = getattr(nets, options.net)(len(classes))
@@ -105,8 +113,8 @@ def main() -> None:
         lines += [f"mean = {list(contract.mean)}", f"std = {list(contract.std)}"]
         if attack is not None:
             lines += [f"target = {target}"] if attack.labels != "to-next" else []
-        if name == UNIVERSAL:
-            lines += ['trigger = "triggers.py:added"', f'trigger_args = {{ file = "{UNIVERSAL}-picture.safetensors" }}']
+        if name in UNIVERSAL:
+            lines += ['trigger = "triggers.py:added"', f'trigger_args = {{ file = "{name}-picture.safetensors" }}']
         elif attack is not None:
             lines += ['trigger = "triggers.py:stamp"']
             lines += [f'trigger_args = {{ attack = "{name}", size = {list(size)}, seed = 0 }}']
