@@ -25,7 +25,13 @@ def sau(
     Published runs return the last epoch; `best` keeps the one of least clean loss on the split made for choosing.
     """
     schedule = Schedule(
-        epochs=epochs, batch=batch, rate=rate, optimizer="adam", weight_decay=0.0, freeze_norm=freeze_norm
+        epochs=epochs,
+        batch=batch,
+        rate=rate,
+        optimizer="adam",
+        weight_decay=0.0,
+        freeze_norm=freeze_norm,
+        drop=not freeze_norm,
     )
     repair = SharedAdversarial(schedule, best=best)
     if published == "paper":

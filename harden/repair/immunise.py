@@ -49,7 +49,9 @@ USUAL = Schedule(
     shape="cosine",
     clip=1.0,
     freeze_norm=True,
+    drop=False,
 )
+"""Nothing is left out by chance: the few steps there are would go into what a thinned network says wrongly."""
 BARE = replace(USUAL, rate=1e-3, optimizer="adam", weight_decay=0.0)
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 

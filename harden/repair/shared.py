@@ -32,7 +32,7 @@ class SharedAdversarial:
 
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=100, batch=256, rate=1e-4, optimizer="adam", weight_decay=0.0, freeze_norm=True
+            epochs=100, batch=256, rate=1e-4, optimizer="adam", weight_decay=0.0, freeze_norm=True, drop=False
         )
     )
     adv: float = 0.01
@@ -56,8 +56,6 @@ class SharedAdversarial:
         suspect.eval()
 
         def loss(h: Classifier, batch: Images) -> Tensor:
-            if self.schedule.freeze_norm:
-                h.eval()  # as published: dropout is off as well
             x, y = batch.pixels, batch.labels
             attacked = x + self.perturb(h, suspect, x, y)
             said = as_logits(h(torch.cat([x, attacked])))

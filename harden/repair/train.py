@@ -51,6 +51,8 @@ class Schedule:
     """Largest norm of the whole gradient."""
     freeze_norm: bool = False
     """Batch norm in eval mode: its statistics stand still, its scale and shift are still trained."""
+    drop: bool = True
+    """Whether activations, or whole blocks, are left out by chance, in a network that learned so."""
     patience: int | None = None
     """Epochs without a better snapshot before it stops; None: never."""
 
@@ -108,7 +110,7 @@ def fit(
     with _only(model, moved), _seeded(run), run.progress.task(name, epochs * steps) as task:
         keep_closed = hold(model)
         for epoch in range(epochs):
-            _mode(model, schedule.freeze_norm)
+            _mode(model, schedule)
             if before_epoch is not None:
                 before_epoch(model)
             total = 0.0
@@ -223,12 +225,11 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _mode(model: Classifier, freeze_norm: bool) -> None:
-    model.train()
-    if freeze_norm:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+def _mode(model: Classifier, schedule: Schedule) -> None:
+    model.train(schedule.drop)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train(not schedule.freeze_norm)
 
 
 @contextmanager

@@ -66,6 +66,20 @@ def test_where_nothing_normalises_the_size_of_a_gradient_means_nothing(
     assert notes["schedule"]["optimizer"] == optimizer
 
 
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm2d(4)])
+def test_nothing_is_left_out_by_chance_while_it_relearns(
+    planted: Planted, planted_splits: Splits, norm: nn.Module
+) -> None:
+    thinned, dropout = [], nn.Dropout(0.5)
+    dropout.register_forward_hook(lambda layer, *_: thinned.append(layer.training))
+    layers = nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), dropout, nn.Linear(4, 3)
+    model = Classifier(nn.Sequential(*layers), planted.model.contract).eval()
+    usual, bare = (replace(s, epochs=1, least_steps=1) for s in (Immunise().schedule, Immunise().bare))
+    replace(QUICK, schedule=usual, bare=bare)(model, model.copy(), planted_splits, planted.evidence, Run())
+    assert thinned
+    assert not any(thinned)
+
+
 def test_what_is_closed_stays_closed(planted: Planted, planted_splits: Splits) -> None:
     model, shut = planted.model.copy(), [Filter("conv1", 2), Filter("conv2", 6)]
     close(units(model), shut)

@@ -57,6 +57,27 @@ def test_norm_statistics_move_only_when_not_frozen(planted: Planted, planted_spl
     assert torch.equal(before, planted.module.bn1.running_mean) is frozen  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("drop", [True, False])
+def test_activations_are_left_out_by_chance_only_where_asked_for(
+    planted: Planted, planted_splits: Splits, drop: bool
+) -> None:
+    dropout = nn.Dropout(0.5)
+    model = Classifier(nn.Sequential(planted.module, dropout), planted.contract)
+    seen: list[bool] = []
+    dropout.register_forward_hook(lambda layer, _, out: seen.append(bool(layer.training and (out == 0).any())))
+    fit(model, planted_splits.tune, cross_entropy, replace(QUICK, drop=drop, freeze_norm=True), Run())
+    assert seen
+    assert any(seen) is drop
+
+
+def test_what_is_left_out_by_chance_says_nothing_about_norm(planted: Planted, planted_splits: Splits) -> None:
+    before = planted.module.bn1.running_mean
+    assert before is not None
+    before = before.clone()
+    fit(planted.model, planted_splits.tune, cross_entropy, replace(QUICK, drop=False), Run())
+    assert not torch.equal(before, planted.module.bn1.running_mean)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("shape", "last"), [("cosine", 0.0), ("constant", 0.1)])
 def test_the_rate_of_a_cosine_ends_at_nothing(shape: Literal["cosine", "constant"], last: float) -> None:
     weight = nn.Parameter(torch.zeros(1))
