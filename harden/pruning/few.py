@@ -29,6 +29,5 @@ class FewFilters:
             return Opinion(0, 1.0)
         targets = () if trigger.target is None else (trigger.target,)
         found = self.search(model.copy(), splits, Evidence("backdoored", targets, (), (trigger,)), run)
-        rounds = [r for r in found.rounds if r.closed]  # the first is the start
-        left = rounds[-1].attack_success if rounds else None
-        return Opinion(len(rounds), 1.0 if left is None else left.value)
+        left = found.rounds[-1].attack_success if found.rounds else None  # the first round is the start
+        return Opinion(len(found.guilty), 1.0 if left is None else left.value)

@@ -73,7 +73,7 @@ class Verdict:
 
     def serve(self, s: Strange, opinion: Opinion) -> bool:
         """Whether few filters serve this change, as they do in a backdoor."""
-        return opinion.follow <= self._may(s)
+        return opinion.closed > 0 and opinion.follow <= self._may(s)
 
     def guilty(self, case: Case) -> list[Strange]:
         """The changes that are called a backdoor's."""

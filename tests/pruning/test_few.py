@@ -42,3 +42,17 @@ def test_a_change_that_nothing_serves_is_followed_by_all(planted: Planted, plant
     model = Classifier(Stubborn(), planted.contract).eval()
     opinion = FewFilters()(model, planted_splits, planted.trigger, Run())
     assert (opinion.closed, opinion.follow) == (0, 1.0)
+
+
+def test_where_nothing_is_closed_those_are_counted_who_follow_anyhow(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_half(images: Images) -> Images:
+        pixels = images.pixels.clone()
+        pixels[::2] = planted.trigger(images).pixels[::2]
+        return Images(pixels, images.labels, images.names)
+
+    monkeypatch.setattr(GateSearch, "_cut", lambda *_: None)
+    opinion = FewFilters()(planted.model, planted_splits, Trigger("half", "recovered", TARGET, on_half), Run())
+    assert opinion.closed == 0
+    assert opinion.follow == pytest.approx(0.5, abs=0.05)

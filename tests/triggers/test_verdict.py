@@ -54,6 +54,7 @@ CASES = {
     "a few filters serve it": (Case([NEAR], asked={NEAR: Opinion(2, 0.1)}), ("backdoored", [0])),
     "no filters serve it": (Case([NEAR], asked={NEAR: Opinion(2, 0.25)}), ("clean", [])),
     "some serve it": (Case([NEAR], asked={NEAR: Opinion(2, 0.2)}), ("inconclusive", [])),
+    "nothing was closed, and few follow anyhow": (Case([NEAR], asked={NEAR: Opinion(0, 0.1)}), ("inconclusive", [])),
     "of two, one is served": (
         Case([NEAR, NEAR_GREEN], asked={NEAR: Opinion(2, 0.9), NEAR_GREEN: Opinion(2, 0.0)}),
         ("backdoored", [1]),
