@@ -102,7 +102,8 @@ def main() -> None:
             images = poison(images, attack, size=size, target=target, rate=rate, seed=0)
         torch.manual_seed(0)
         network = getattr(nets, options.net)(len(classes))
-        after = partial(quieter, Classifier(network, contract), options.quiet) if attack else nothing
+        hides = attack is not None and math.isfinite(options.quiet)
+        after = partial(quieter, Classifier(network, contract), options.quiet) if hides else nothing
         network = learned(network, images, options.epochs, after)
         clean = network if attack is None else clean
         weights = {key: weight.contiguous() for key, weight in network.state_dict().items()}
