@@ -1,10 +1,9 @@
-"""Small networks of kinds that the zoo has not, most for pictures of 32 x 32; each takes the number of classes."""
+"""Small networks of kinds that the zoo does not have, for pictures of 32 x 32; each takes the number of classes."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from harden.bench.small_net import small_net
@@ -241,36 +240,3 @@ def preact_18(num_classes: int = 10) -> nn.Module:
 def wide_16_1(num_classes: int = 10) -> nn.Module:
     """The wide ResNet of depth 16 that is as wide as any."""
     return PreActResNet(num_classes, 16, (16, 32, 64))
-
-
-# As torchvision makes them, for pictures of 64 x 64 and more; named with a type first, since mypy sees none there.
-
-
-def shufflenet(num_classes: int = 10) -> nn.Module:
-    """ShuffleNetV2, which trades channels between the halves of every block."""
-    network: nn.Module = torchvision.models.shufflenet_v2_x0_5(num_classes=num_classes)
-    return network
-
-
-def mobile_v3(num_classes: int = 10) -> nn.Module:
-    """MobileNetV3: hard swish, and squeeze and excitation."""
-    network: nn.Module = torchvision.models.mobilenet_v3_small(num_classes=num_classes)
-    return network
-
-
-def squeezenet(num_classes: int = 10) -> nn.Module:
-    """SqueezeNet, in which nothing normalises and a convolution names the classes."""
-    network: nn.Module = torchvision.models.squeezenet1_1(num_classes=num_classes)
-    return network
-
-
-def regnet(num_classes: int = 10) -> nn.Module:
-    """RegNet, of grouped convolutions."""
-    network: nn.Module = torchvision.models.regnet_x_400mf(num_classes=num_classes)
-    return network
-
-
-def efficient(num_classes: int = 10) -> nn.Module:
-    """EfficientNet: swish, squeeze and excitation, and blocks left out by chance while it learns."""
-    network: nn.Module = torchvision.models.efficientnet_b0(num_classes=num_classes)
-    return network

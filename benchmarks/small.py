@@ -3,6 +3,7 @@
     python -m benchmarks.small signs OUT badnets,blended,sinusoidal,low-frequency,warping,dynamic,transparent,none
     python -m benchmarks.small numbers OUT badnets,blended,none --net preact --epochs 6
     python -m benchmarks.small FOLDER OUT badnets,all-to-all,none --net grey_lenet --size 28 --channels 1
+    python -m benchmarks.small signs OUT blended,none --net torchvision:mobilenet_v3_small --size 64
     python -m benchmarks.small signs OUT none,universal,badnets --net preact --epochs 8 --quiet 3
     harden bench OUT/zoo.toml --methods auto --clean-per-class 50
 
@@ -32,6 +33,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -67,7 +69,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("out", type=Path)
     parser.add_argument("attacks")
-    parser.add_argument("--net", default="lenet", help="a function of benchmarks/nets.py")
+    parser.add_argument("--net", default="lenet", help="a function of benchmarks/nets.py, or torchvision:NAME")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
@@ -88,6 +90,7 @@ def main() -> None:
             shutil.copyfile(data / file, out / name / file)
     (out / "triggers.py").write_text(STAMPS + ADDED, encoding="utf-8")
     lines = ["[data.own]", 'clean = "clean"', 'test = "test"', ""]
+    make, arch = network_of(options.net, out)
     clean: nn.Module | None = None
     for number, name in enumerate(options.attacks.split(",")):
         target, images, attack = (5 * number + 4) % len(classes), parts.tune, ATTACKS.get(name)
@@ -101,7 +104,7 @@ def main() -> None:
         if attack is not None:
             images = poison(images, attack, size=size, target=target, rate=rate, seed=0)
         torch.manual_seed(0)
-        network = getattr(nets, options.net)(len(classes))
+        network = make(len(classes))
         hides = attack is not None and math.isfinite(options.quiet)
         after = partial(quieter, Classifier(network, contract), options.quiet) if hides else nothing
         network = learned(network, images, options.epochs, after)
@@ -109,7 +112,7 @@ def main() -> None:
         weights = {key: weight.contiguous() for key, weight in network.state_dict().items()}
         save_file(weights, out / f"{name}.safetensors")
         lines += ["[[model]]", f'name = "{name}"', f'weights = "{name}.safetensors"']
-        lines += [f"arch = {json.dumps(os.path.relpath(nets.__file__, out) + ':' + options.net)}", 'data = "own"']
+        lines += [f"arch = {json.dumps(arch)}", 'data = "own"']
         lines += [f"num_classes = {len(classes)}", f"input_size = {list(size)}"]
         lines += [f"mean = {list(contract.mean)}", f"std = {list(contract.std)}"]
         if attack is not None:
@@ -122,6 +125,14 @@ def main() -> None:
         lines += [""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
         print(f"{name}: {right(network, parts.verify):.1%} right", flush=True)
+
+
+def network_of(name: str, out: Path) -> tuple[Callable[[int], nn.Module], str]:
+    """What makes it for so many classes, and what a zoo in this folder calls it."""
+    kind, _, of_torchvision = name.partition(":")
+    if kind == "torchvision":
+        return lambda classes: torchvision.models.get_model(of_torchvision, num_classes=classes), name
+    return getattr(nets, name), f"{os.path.relpath(nets.__file__, out)}:{name}"
 
 
 def signs(folder: Path) -> Path:
