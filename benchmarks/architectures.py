@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harden.network import Classifier, units
+from harden.network import Classifier, Unit, units
 from harden.pruning.choose import by_layer
 from harden.pruning.rebuild import rebuild
 from harden.pruning.record import weights_sha256
@@ -115,9 +115,9 @@ def reference(model: Classifier, pruned: Pruned, inputs: Tensor) -> Tensor:
         unit = parts[layer]
         place = modules[layer if unit.norm is None else unit.norm_name]
 
-        def silence(*called: Tensor, rows: list[int] = rows) -> Tensor:
+        def silence(*called: Tensor, unit: Unit = unit, rows: list[int] = rows) -> Tensor:
             output = called[2].clone()
-            output[:, rows] = 0
+            unit.channels_first(output)[:, rows] = 0
             return output
 
         place.register_forward_hook(silence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from harden.bench.small_net import small_net
 
@@ -240,3 +241,11 @@ def preact_18(num_classes: int = 10) -> nn.Module:
 def wide_16_1(num_classes: int = 10) -> nn.Module:
     """The wide ResNet of depth 16 that is as wide as any."""
     return PreActResNet(num_classes, 16, (16, 32, 64))
+
+
+def convnext(num_classes: int = 10) -> nn.Module:
+    """Torchvision's ConvNeXt, narrow and shallow; it takes a quarter of each side away at once, so for 64 x 64."""
+    widths = (32, 64, 128)
+    stages = [CNBlockConfig(a, b, 2) for a, b in zip(widths, (*widths[1:], None), strict=True)]
+    made: nn.Module = ConvNeXt(stages, stochastic_depth_prob=0.1, layer_scale=0.1, num_classes=num_classes)
+    return made

@@ -7,11 +7,15 @@ feeds the normalisation. Closing filter i of a unit means that the unit's output
     conv.weight[i] = 0, conv.bias[i] = 0, norm.weight[i] = 0, norm.bias[i] = 0
 
 Zeroing the convolution alone is not enough: the normalisation would still send out bias - mean * weight / std.
+
+A linear layer that is applied at each place of a map of features is a convolution of one pixel written otherwise.
+ConvNeXt has most of its weights in pairs of them. The first of a pair, whose outputs the second alone reads, counts as
+a convolution; the second one adds to the residual stream, whose channels are normalised together and cannot go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -155,13 +159,28 @@ class Unit:
 
     name: str
     """The convolution's name inside the network."""
-    conv: nn.Conv2d
+    conv: nn.Conv2d | nn.Linear
     norm: _BatchNorm | None
     norm_name: str = ""
 
     @property
     def width(self) -> int:
-        return self.conv.out_channels
+        return len(self.conv.weight)
+
+    @property
+    def last(self) -> nn.Module:
+        """What sends out the unit's output."""
+        return self.conv if self.norm is None else self.norm
+
+    def along(self, row: Tensor) -> Tensor:
+        """A number for each filter (or for each image and filter), shaped to be multiplied with the unit's output."""
+        if isinstance(self.conv, nn.Linear):
+            return row.reshape(-1, 1, 1, self.width)
+        return row.reshape(-1, self.width, 1, 1)
+
+    def channels_first(self, output: Tensor) -> Tensor:
+        """The unit's output as a convolution would send it out."""
+        return output.movedim(-1, 1) if isinstance(self.conv, nn.Linear) else output
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything whose row i belongs to filter i."""
@@ -170,10 +189,9 @@ class Unit:
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """The last affine step of the unit, which is where its gate sits."""
-        last = self.norm if self.norm is not None else self.conv
         # A convolution that standardises its weight (timm's ScaledStdConv2d) scales it by a gain of its own.
-        weight = getattr(last, "gain", last.weight)
-        return [p for p in (weight, last.bias) if isinstance(p, nn.Parameter)]
+        weight = getattr(self.last, "gain", self.last.weight)
+        return [p for p in (weight, self.last.bias) if isinstance(p, nn.Parameter)]
 
     def filters(self) -> list[Filter]:
         return [Filter(self.name, i) for i in range(self.width)]
@@ -196,7 +214,7 @@ def units(model: Classifier) -> dict[str, Unit]:
         if norm is None or not alone or norm.weight is None:
             norm_name, norm = "", None  # what others share, or what has no gate, belongs to no filter
         conv = model.network.get_submodule(name)
-        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(conv, nn.Conv2d | nn.Linear)
         found[name] = Unit(name, conv, norm, norm_name)
     return found
 
@@ -209,11 +227,17 @@ def _passes(model: Classifier, graph: bool) -> tuple[dict[str, list[int]], dict[
     calls: dict[str, list[int]] = {}
     norms: dict[int, tuple[str, _BatchNorm | None]] = {}
     makers: dict[int, tuple[int, object]] = {}
+    pointwise: dict[str, list[object]] = {}
+    read_by_linear: set[object] = set()
     alive: list[object] = []  # ids are only unique among living objects
 
     def leave_conv(name: str) -> Callable[..., None]:
-        def hook(*called: Any) -> None:
-            output: Tensor = called[2]
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            if isinstance(module, nn.Linear):
+                if output.dim() != 4:
+                    return
+                read_by_linear.update({inputs[0].grad_fn} - {None})
+                pointwise.setdefault(name, []).append(output.grad_fn)
             number = len(alive)
             alive.append((output, output.grad_fn))
             makers[id(output)] = number, output.grad_fn
@@ -239,7 +263,7 @@ def _passes(model: Classifier, graph: bool) -> tuple[dict[str, list[int]], dict[
 
     handles = []
     for name, module in model.network.named_modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             handles.append(module.register_forward_hook(leave_conv(name)))
         elif isinstance(module, _BatchNorm):
             handles.append(module.register_forward_pre_hook(enter_norm(name)))
@@ -255,14 +279,27 @@ def _passes(model: Classifier, graph: bool) -> tuple[dict[str, list[int]], dict[
             handle.remove()
     readers = _readers(logits)
     for number, step in makers.values():
-        if readers.get(step, 1) > 1 and number in norms:
+        if len(readers.get(step, ())) > 1 and number in norms:
             norms[number] = norms[number][0], None
+    for name, steps in pointwise.items():
+        if not all(_leads_to(step, read_by_linear, readers) for step in steps):
+            del calls[name]
     return calls, norms
 
 
-def _readers(logits: Tensor) -> dict[object, int]:
-    """How many steps of the computation read the result of each step."""
-    counts: dict[object, int] = {}
+def _leads_to(step: object, goals: Collection[object], readers: Mapping[object, Sequence[Any]]) -> bool:
+    """Whether the result of a step becomes that of one of the goals, and nothing else joins it on the way."""
+    while step not in goals:
+        following = readers.get(step, ())
+        if len(following) != 1 or len(following[0].next_functions) != 1:
+            return False
+        step = following[0]
+    return True
+
+
+def _readers(logits: Tensor) -> dict[object, list[Any]]:
+    """The steps of the computation that read the result of each step."""
+    readers: dict[object, list[Any]] = {}
     seen = set()
     todo: list[Any] = [logits.grad_fn]
     while todo:
@@ -271,9 +308,9 @@ def _readers(logits: Tensor) -> dict[object, int]:
             continue
         seen.add(step)
         for source, _ in step.next_functions:
-            counts[source] = counts.get(source, 0) + 1
+            readers.setdefault(source, []).append(step)
             todo.append(source)
-    return counts
+    return readers
 
 
 def close(parts: dict[str, Unit], filters: Iterable[Filter]) -> None:

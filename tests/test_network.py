@@ -88,6 +88,39 @@ class TwoNorms(nn.Module):
         return self.head(self.left(x).relu() + self.right(x))  # type: ignore[no-any-return]
 
 
+class Pointwise(nn.Module):
+    """Two linear layers at each place, channels last, beside a way around them, as ConvNeXt has it."""
+
+    def __init__(self, heard: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.LayerNorm(6)
+        self.first, self.second = nn.Linear(6, 9), nn.Linear(9, 6)
+        self.heard = heard
+        self.head = Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        inside = self.first(self.norm(x.movedim(1, -1)))
+        y = self.second(torch.nn.functional.gelu(inside))
+        if self.heard:
+            y = y + inside[..., :6]
+        return self.head(x + y.movedim(-1, 1))  # type: ignore[no-any-return]
+
+
+class Tokens(nn.Module):
+    """The same on a row of places, which is no map any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 4, 4)
+        self.first, self.second, self.fc = nn.Linear(6, 9), nn.Linear(9, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).mT
+        return self.fc(self.second(self.first(x).relu()).mean(1))  # type: ignore[no-any-return]
+
+
 class Auxiliary(nn.Module):
     """A head that only training uses, and a convolution that nothing uses."""
 
@@ -130,6 +163,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "used twice, same norm": (lambda: Twice(same_norm=True), {"stem": "", "conv": "first"}),
     "norm of two": (SharedNorm, {"left": "", "right": ""}),
     "two norms": (TwoNorms, {"conv": ""}),
+    "pointwise": (Pointwise, {"stem": "", "first": ""}),
+    "pointwise, read twice": (lambda: Pointwise(heard=True), {"stem": ""}),
+    "tokens": (Tokens, {"stem": ""}),
     "auxiliary head": (Auxiliary, {"conv": ""}),
 }
 
@@ -159,7 +195,8 @@ def silenced(model: Classifier, layer: str, gate: Tensor) -> Tensor:
     """The logits with a real gate multiplied onto what leaves the unit."""
     unit = units(model)[layer]
     place = unit.conv if unit.norm is None else unit.norm
-    handle = place.register_forward_hook(lambda *called: called[2] * gate.view(1, -1, 1, 1))
+    shape = (-1,) if isinstance(unit.conv, nn.Linear) else (-1, 1, 1)
+    handle = place.register_forward_hook(lambda *called: called[2] * gate.view(shape))
     try:
         return model(images())  # type: ignore[no-any-return]
     finally:

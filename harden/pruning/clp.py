@@ -34,7 +34,7 @@ class Lipschitz:
 @torch.no_grad()
 def lipschitz(unit: Unit) -> Tensor:
     """An upper bound of how much each filter can amplify, (width,)."""
-    bounds: Tensor = torch.linalg.matrix_norm(unit.conv.weight.flatten(2), 2)
+    bounds: Tensor = torch.linalg.matrix_norm(unit.conv.weight.reshape(unit.width, unit.conv.weight.shape[1], -1), 2)
     norm = unit.norm
     if norm is None or norm.running_var is None:
         return bounds

@@ -30,9 +30,9 @@ class Dormant:
         total = torch.zeros(unit.width, device=unit.conv.weight.device)
 
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
-            total.add_(output.detach().clamp(min=0).mean((2, 3)).sum(0))
+            total.add_(unit.channels_first(output.detach()).clamp(min=0).mean((2, 3)).sum(0))
 
-        handle = (unit.conv if unit.norm is None else unit.norm).register_forward_hook(add)
+        handle = unit.last.register_forward_hook(add)
         try:
             predict(model, splits.tune)
         finally:

@@ -20,8 +20,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from harden.head import head
 from harden.network import Classifier, Unit, as_logits, close, closed, predict
 from harden.scoring.folded import folded
 from harden.scoring.gradient import Scores, UnlearningGradient, batch_for
@@ -146,7 +147,6 @@ def openings(model: Classifier, parts: Mapping[str, Unit]) -> dict[str, Tensor]:
         rows = [p.detach().abs().flatten(1).sum(1) if p.dim() > 1 else p.detach().abs() for p in unit.parameters()]
         alive[name] = torch.stack(rows).sum(0) > 0
     last = list(parts)[-1]
-    headless = not any(isinstance(module, nn.Linear) for module in model.network.modules())
-    if headless and parts[last].width == model.contract.num_classes:
+    if head(model) in (None, parts[last].conv) and parts[last].width == model.contract.num_classes:
         alive[last][:] = False
     return alive

@@ -118,14 +118,14 @@ def costs(model: Classifier, parts: Mapping[str, Unit], images: Images, batch: i
     def gate(name: str) -> Callable[..., Tensor]:
         def hook(*called: Any) -> Tensor:
             output: Tensor = called[2]
-            gates[name] = torch.ones(*output.shape[:2], 1, 1, device=output.device, dtype=output.dtype)
+            unit = parts[name]
+            gates[name] = unit.along(output.new_ones(len(output), unit.width))
             return output * gates[name].requires_grad_()
 
         return hook
 
     total = {name: torch.zeros(unit.width, dtype=torch.float64) for name, unit in parts.items()}
-    ends = {name: unit.conv if unit.norm is None else unit.norm for name, unit in parts.items()}
-    handles = [end.register_forward_hook(gate(name)) for name, end in ends.items()]
+    handles = [unit.last.register_forward_hook(gate(name)) for name, unit in parts.items()]
     try:
         with borrowed(model), torch.enable_grad():
             model.eval()

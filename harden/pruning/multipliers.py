@@ -32,22 +32,21 @@ def multiplied(
     """The network with these multipliers, for the length of a with-block."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        along = parts[name].along
+
         def multiply(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:  # noqa: ARG001
             m = mask[name] if scale_noise is None else mask[name] + scale_noise[name]
             bias: Tensor | None = getattr(module, "bias", None)
-            m = m.view(1, -1, 1, 1)
+            m = along(m)
             if bias is None:
                 return output * m
-            bias = bias.view(1, -1, 1, 1)
-            e = 0 if shift_noise is None else shift_noise[name].view(1, -1, 1, 1)
+            bias = along(bias)
+            e = 0 if shift_noise is None else along(shift_noise[name])
             return (output - bias) * m + bias * (1 + e)
 
         return multiply
 
-    handles = [
-        (unit.conv if unit.norm is None else unit.norm).register_forward_hook(hook(name))
-        for name, unit in parts.items()
-    ]
+    handles = [unit.last.register_forward_hook(hook(name)) for name, unit in parts.items()]
     try:
         yield
     finally:

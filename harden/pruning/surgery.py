@@ -138,14 +138,15 @@ class Graph:
 
     def _group(self, layer: str, channels: Sequence[int]) -> Any:
         conv = self.network.get_submodule(layer)
-        return self.graph.get_pruning_group(conv, tp.prune_conv_out_channels, list(channels))
+        cut = tp.prune_linear_out_channels if isinstance(conv, nn.Linear) else tp.prune_conv_out_channels
+        return self.graph.get_pruning_group(conv, cut, list(channels))
 
     def reach(self, layer: str) -> Reach:
         """Where the channels of this convolution run through, or why they cannot be cut."""
         conv = self.network.get_submodule(layer)
-        if not isinstance(conv, nn.Conv2d) or conv not in self.graph.module2node:
+        if not isinstance(conv, nn.Conv2d | nn.Linear) or conv not in self.graph.module2node:
             return Reach(layer, 0, obstacle="not analysed: torch-pruning does not see this layer")
-        width = conv.out_channels
+        width = len(conv.weight)
         try:
             group = self._group(layer, range(width))
             stations = []

@@ -83,11 +83,11 @@ def mean_activations(model: Classifier, parts: Mapping[str, Unit], images: Image
 
     def hook(name: str) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
-            total[name] += output.detach().clamp(min=0).mean((2, 3)).sum(0)
+            total[name] += parts[name].channels_first(output.detach()).clamp(min=0).mean((2, 3)).sum(0)
 
         return add
 
-    handles = [(u.conv if u.norm is None else u.norm).register_forward_hook(hook(n)) for n, u in parts.items()]
+    handles = [unit.last.register_forward_hook(hook(name)) for name, unit in parts.items()]
     try:
         predict(model, images)
     finally:

@@ -220,6 +220,19 @@ def standardised() -> nn.Module:
     return nn.Sequential(layers.StdConv2d(8, 8, 3, padding=1), layers.ScaledStdConv2d(8, 8, 3, padding=1), block(8, 8))
 
 
+class Pointwise(nn.Module):
+    """Two linear layers at each place, channels last, beside a way around them, as ConvNeXt has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.first, self.second = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = nn.functional.gelu(self.first(self.norm(x.movedim(1, -1))))
+        return x + self.second(inside).movedim(-1, 1)  # type: ignore[no-any-return]
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: Net(plain()),
     "no norm": lambda: Net(plain(norm=False)),
@@ -241,6 +254,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": lambda: Net(Sigmoid()),
     "unsaved": lambda: Net(Unsaved()),
     "standardised": lambda: Net(standardised()),
+    "pointwise": lambda: Net(nn.Sequential(Pointwise(), Pointwise())),
 }
 
 

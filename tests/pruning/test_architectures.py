@@ -16,7 +16,8 @@ NETWORKS = {
     "mnasnet0_5": "exact",
     "densenet121": "exact",
     "shufflenet_v2_x0_5": "exact",
-    "timm:convnext_atto": "refused",
+    "convnext_tiny": "exact",
+    "timm:inception_next_atto": "refused",
 }
 
 
