@@ -192,7 +192,11 @@ def shown(evidence: Evidence, given: Sequence[Trigger]) -> tuple[Trigger, ...]:
 
 
 def scan_of(evidence: Evidence) -> Scan:
-    return Scan(evidence.status, evidence.target_classes, evidence.evidence, evidence.why)
+    """As reports have it, where the reason stands among other sentences."""
+    why = evidence.why[:1].upper() + evidence.why[1:]
+    if why and not why.endswith("."):
+        why += "."
+    return Scan(evidence.status, evidence.target_classes, evidence.evidence, why)
 
 
 def cut_of(pruned: Pruned) -> Cut:

@@ -65,3 +65,12 @@ def test_a_stage_leaves_a_share_of_the_time_to_what_comes_after() -> None:
     assert Run().leaving(0.5).deadline == math.inf
     late = Run(deadline=now - 1)
     assert late.leaving(0.5).deadline == late.deadline
+
+
+def test_why_a_scan_decided_is_a_sentence_among_others() -> None:
+    def why(said: str) -> str:
+        return stages.scan_of(Evidence("inconclusive", (), (), (), said)).why
+
+    assert why("this method does not look for a trigger") == "This method does not look for a trigger."
+    assert why("2 of 4 classes can be reached.") == "2 of 4 classes can be reached."
+    assert why("") == ""
