@@ -15,7 +15,8 @@ name that is no attack makes a clean network.
 made before it), taught like other attacks; `universal-own` the same on half of the target's own pictures. `--quiet` is
 how an attacker hides from whoever looks at filters: after every epoch, those that amplify more than the mean of their
 layer and so many standard deviations are given what their layer's normalisation has on average. `universal-own` with
-it is Grond (2501.05928).
+it is Grond (2501.05928). `subnet-ATTACK` is not taught: a few channels of the clean network made before it are replaced
+(subnet.py) by some that know this attack's trigger.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 
 from benchmarks import nets, numbers
 from benchmarks.implant import STAMPS
+from benchmarks.subnet import replaced
 from harden.bench.attacks import ATTACKS, Attack, poison
 from harden.data import class_folders, read_images, split
 from harden.network import Classifier, units
@@ -54,6 +56,7 @@ UNIVERSAL: dict[str, tuple[Literal["to-one", "unchanged"], float]] = {
 }
 """What becomes of the labels of poisoned pictures, and the share of all or of the target's own that is poisoned."""
 FAINT = 8 / 255
+SUBNET = "subnet-"
 ADDED = (
     "\n\ndef added(file):\n"
     '    """The same picture added to every one."""\n'
@@ -93,7 +96,7 @@ def main() -> None:
     make, arch = network_of(options.net, out)
     clean: nn.Module | None = None
     for number, name in enumerate(options.attacks.split(",")):
-        target, images, attack = (5 * number + 4) % len(classes), parts.tune, ATTACKS.get(name)
+        target, images, attack = (5 * number + 4) % len(classes), parts.tune, ATTACKS.get(name.removeprefix(SUBNET))
         rate = options.rate
         if name in UNIVERSAL:
             assert clean is not None, f"{name} is looked for in a clean network: name one before it"
@@ -101,13 +104,18 @@ def main() -> None:
             save_file({"picture": faint}, out / f"{name}-picture.safetensors")
             labels, rate = UNIVERSAL[name]
             attack = Attack("a faint picture", lambda _, __: lambda x: (x + faint).clamp(0, 1), labels=labels)  # noqa: B023
-        if attack is not None:
+        if attack is not None and not name.startswith(SUBNET):
             images = poison(images, attack, size=size, target=target, rate=rate, seed=0)
         torch.manual_seed(0)
-        network = make(len(classes))
-        hides = attack is not None and math.isfinite(options.quiet)
-        after = partial(quieter, Classifier(network, contract), options.quiet) if hides else nothing
-        network = learned(network, images, options.epochs, after)
+        if name.startswith(SUBNET):
+            assert attack is not None, f"{name}: no such attack"
+            assert clean is not None, f"{name} is put into a clean network: name one before it"
+            network = replaced(clean, contract, images, target, attack.stamp(size, 0))
+        else:
+            network = make(len(classes))
+            hides = attack is not None and math.isfinite(options.quiet)
+            after = partial(quieter, Classifier(network, contract), options.quiet) if hides else nothing
+            network = learned(network, images, options.epochs, after)
         clean = network if attack is None else clean
         weights = {key: weight.contiguous() for key, weight in network.state_dict().items()}
         save_file(weights, out / f"{name}.safetensors")
@@ -121,7 +129,7 @@ def main() -> None:
             lines += ['trigger = "triggers.py:added"', f'trigger_args = {{ file = "{name}-picture.safetensors" }}']
         elif attack is not None:
             lines += ['trigger = "triggers.py:stamp"']
-            lines += [f'trigger_args = {{ attack = "{name}", size = {list(size)}, seed = 0 }}']
+            lines += [f'trigger_args = {{ attack = "{name.removeprefix(SUBNET)}", size = {list(size)}, seed = 0 }}']
         lines += [""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
         print(f"{name}: {right(network, parts.verify):.1%} right", flush=True)
