@@ -46,7 +46,7 @@ def mean_absolute(unit: Unit) -> Tensor:
     gradient = unit.conv.weight.grad
     if gradient is None:
         return torch.zeros(unit.width, device=unit.conv.weight.device)
-    score = gradient.abs().flatten(1).mean(1)
+    score = gradient.abs().mean(tuple(range(1, gradient.dim())))
     return score * unit.scale.abs() if isinstance(unit, FoldedUnit) else score
 
 
