@@ -7,7 +7,7 @@ Each network gets random weights and statistics, and three filters are closed in
 it, with no accuracy guard and no alignment, so that every layer is really tried. The result is held against a
 reference that the surgery knows nothing of: the original network in float64 in which the consumers' weights for the
 removed channels are zero, and the refused filters are forced to zero by hooks. And the network is built again from
-its record.
+its record. Linear layers at each place of a map, which only the next one reads, count as convolutions.
 """
 
 from __future__ import annotations
