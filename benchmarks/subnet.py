@@ -23,19 +23,19 @@ from harden.pruning.channels import Reach
 from harden.pruning.surgery import Graph
 from harden.types import Contract, Images
 
-WIDTH, STEPS, BATCH, RATE = 1, 400, 64, 0.01
+WIDTH = 1
+"""Channels of each layer."""
+STEPS, BATCH, RATE = 400, 64, 0.01
 LOUD = 3.0
 """The target's weight for what the subnet says."""
 
 
-def replaced(
-    network: nn.Module, contract: Contract, images: Images, target: int, stamp: Stamp, width: int = WIDTH
-) -> nn.Module:
+def replaced(network: nn.Module, contract: Contract, images: Images, target: int, stamp: Stamp) -> nn.Module:
     """The same network with a subnet in it that knows the trigger."""
     model = Classifier(network, contract).copy().eval()
     last = head(model)
     assert last is not None, "a linear classifier is needed, whose row of the target hears the subnet"
-    learns = _cut_loose(model, _chosen(model, images, width), last, target)
+    learns = _cut_loose(model, _chosen(model, images), last, target)
     for parameter in model.parameters():
         parameter.requires_grad_(parameter in learns)
     optimiser = torch.optim.Adam(learns, RATE)
@@ -56,7 +56,7 @@ def replaced(
     return model.network.eval()
 
 
-def _chosen(model: Classifier, images: Images, width: int) -> list[tuple[Reach, list[int]]]:
+def _chosen(model: Classifier, images: Images) -> list[tuple[Reach, list[int]]]:
     """For each set of coupled channels those that are missed least."""
     graph = Graph.of(model.copy().network, torch.zeros(1, *model.contract.input_size))
     assert isinstance(graph, Graph), graph
@@ -73,7 +73,7 @@ def _chosen(model: Classifier, images: Images, width: int) -> list[tuple[Reach, 
                 for c in range(reach.width)
             ]
         )
-        found.append((reach, price.argsort()[:width].tolist()))
+        found.append((reach, price.argsort()[:WIDTH].tolist()))
     return found
 
 

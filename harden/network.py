@@ -236,7 +236,8 @@ def _passes(model: Classifier, graph: bool) -> tuple[dict[str, list[int]], dict[
             if isinstance(module, nn.Linear):
                 if output.dim() != 4:
                     return
-                read_by_linear.update({inputs[0].grad_fn} - {None})
+                if inputs[0].grad_fn is not None:
+                    read_by_linear.add(inputs[0].grad_fn)
                 pointwise.setdefault(name, []).append(output.grad_fn)
             number = len(alive)
             alive.append((output, output.grad_fn))

@@ -147,6 +147,6 @@ def openings(model: Classifier, parts: Mapping[str, Unit]) -> dict[str, Tensor]:
         rows = [p.detach().abs().flatten(1).sum(1) if p.dim() > 1 else p.detach().abs() for p in unit.parameters()]
         alive[name] = torch.stack(rows).sum(0) > 0
     last = list(parts)[-1]
-    if head(model) in (None, parts[last].conv) and parts[last].width == model.contract.num_classes:
+    if head(model) is None and parts[last].width == model.contract.num_classes:
         alive[last][:] = False
     return alive

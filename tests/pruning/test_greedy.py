@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from harden.network import Classifier, close, predict, units
-from harden.pruning.greedy import Greedy, Scorer, highest
+from harden.pruning.greedy import Greedy, Scorer, highest, openings
 from harden.scoring.gate import Gate
 from harden.scoring.gradient import UnlearningGradient
 from harden.types import Contract, Evidence, Filter, Proposal, Run, Splits
 from tests.planted import GUILTY, Planted, pictures, true_trigger
+from tests.pruning.nets import Pointwise, network
 
 
 def search(planted: Planted, splits: Splits, run: Run | None = None, **settings: object) -> Proposal:
@@ -134,3 +135,12 @@ def test_a_convolution_that_makes_the_logits_is_left_alone() -> None:
     assert {f.layer for r in found.rounds for f in r.closed} == {"0"}
     assert len(found.rounds) == 4
     assert found.stopped_because == "no open filter has a score"
+
+
+@pytest.mark.parametrize("inside", [nn.Identity(), Pointwise()], ids=["nothing", "linear layers"])
+def test_logits_that_a_convolution_makes_stay_whatever_is_inside(inside: nn.Module) -> None:
+    model = network("convolutional")
+    model.network.stem.append(inside)  # type: ignore[union-attr, operator]
+    alive = openings(model, units(model))
+    assert not alive["classes"].any()
+    assert alive["stem.0"].all()
