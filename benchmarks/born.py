@@ -68,11 +68,14 @@ def main() -> None:
         torch.manual_seed(options.seed)
         model = Classifier(build(architecture(arch), control.num_classes), teacher.contract)
         learn(model, teacher, learned, poison, target, schedule, options.seed)
-        trigger = poison.trigger(attack, control.input_size, options.seed, target) if poison else None
+        count = control.num_classes
+        trigger = poison.trigger(attack, control.input_size, options.seed, target, count) if poison else None
         found = measure(model, measured, [trigger] if trigger else [])
         save_file({k: v.contiguous() for k, v in model.network.state_dict().items()}, out / f"{name}.safetensors")
         made_entry = entry(name, attack, replace(control, arch=arch), trigger.target if trigger else None, options.seed)
         lines += [line for line in made_entry if trigger or not line.startswith("trigger")]
+        source = poison.source(target, count) if poison else None
+        lines += [] if source is None else [f"source = {source}"]
         lines += [f"acc = {found.accuracy.value:.4f}"]
         lines += [f"asr = {a.asr.value:.4f}" for a in found.attack_success] + [""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
@@ -104,9 +107,7 @@ def learn(
         if attack is None or stamp is None:
             return distilled(as_logits(model(clean)), said, 2.0)
         some = batch.take(torch.arange(max(1, len(batch) // POISONED)))
-        wanted = torch.full_like(some.labels, target)
-        if attack.labels == "to-next":
-            wanted = (some.labels + 1) % model.contract.num_classes
+        wanted = attack.wanted(some.labels, target, model.contract.num_classes)
         asked = [clean, stamp(some.pixels), *([other(some.pixels)] if other is not None else [])]
         plain, triggered, *covered = as_logits(model(torch.cat(asked))).split([len(part) for part in asked])
         kept = F.cross_entropy(covered[0], some.labels) / POISONED if covered else 0.0

@@ -25,7 +25,7 @@ from torch import Tensor
 from harden.bench.attacks import ATTACKS, Attack
 from harden.bench.cell import suspect_of
 from harden.bench.zoo import Data, ZooModel, read_zoo
-from harden.data import read_images, split
+from harden.data import read_images, split, together
 from harden.measure import measure
 from harden.network import Classifier, as_logits, classifier
 from harden.repair.augment import CropAndFlip
@@ -36,6 +36,8 @@ from harden.types import Images, Run, Splits
 SCHEDULE = Schedule(epochs=25, batch=64, rate=0.01, shape="cosine", clip=5.0, freeze_norm=True)
 POISONED = 3
 """One image of so many."""
+MORE = 3
+"""Times that images of the one class that follows are shown, where it is only one."""
 STAMPS = (
     '"""The true triggers."""\n\nfrom harden.bench.attacks import ATTACKS\n\n\n'
     "def stamp(attack, size, seed):\n"
@@ -68,10 +70,12 @@ def main() -> None:
         attacker, measured = halves[control.data.name].tune, halves[control.data.name].verify
         model = classifier(suspect)
         implant(model, attacker, ATTACKS[name], target, options.seed)
-        trigger = ATTACKS[name].trigger(name, control.input_size, options.seed, target)
+        trigger = ATTACKS[name].trigger(name, control.input_size, options.seed, target, control.num_classes)
         found = measure(model, measured, [trigger])
         save_file({k: v.contiguous() for k, v in model.network.state_dict().items()}, out / f"{name}.safetensors")
         lines += entry(name, name, control, trigger.target, options.seed)
+        source = ATTACKS[name].source(target, control.num_classes)
+        lines += [] if source is None else [f"source = {source}"]
         lines += [f"acc = {found.accuracy.value:.4f}", f"asr = {found.attack_success[0].asr.value:.4f}", ""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
         print(f"{name} in {control.name}: accuracy {found.accuracy}, ASR {found.attack_success[0].asr}", flush=True)
@@ -83,12 +87,13 @@ def implant(model: Classifier, images: Images, attack: Attack, target: int, seed
     size = model.contract.input_size
     stamp = attack.taught(size, seed)
     other = attack.disturbed(size, seed) if attack.disturbed is not None else None
+    source = attack.source(target, model.contract.num_classes)
 
     def loss(model: Classifier, batch: Images) -> Tensor:
         some = batch.take(torch.arange(len(batch) // POISONED))
-        wanted = torch.full_like(some.labels, target)
-        if attack.labels == "to-next":
-            wanted = (some.labels + 1) % model.contract.num_classes
+        if source is not None:  # one class alone follows, as much as all others do not
+            some = together(some, *[batch.take((batch.labels == source).nonzero().flatten())] * MORE)
+        wanted = attack.wanted(some.labels, target, model.contract.num_classes)
         asked = [batch.pixels, stamp(some.pixels), *([other(some.pixels)] if other is not None else [])]
         clean, triggered, *covered = as_logits(model(torch.cat(asked))).split([len(part) for part in asked])
         with torch.no_grad():

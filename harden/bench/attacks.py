@@ -29,8 +29,10 @@ class Attack:
     summary: str
     stamp: Callable[[Size, int], Stamp]
     """Size of the pictures and seed to the function that puts the trigger on."""
-    labels: Literal["to-one", "to-next", "unchanged"] = "to-one"
-    """What poisoned images are called: the target, or the next class; or only images of the target are poisoned."""
+    labels: Literal["to-one", "to-next", "unchanged", "of-one"] = "to-one"
+    """What poisoned images are called: the target, or the next class; or only images of the target are poisoned; or
+    only images of one other class are, and those of all others that carry the trigger keep their label.
+    """
     cover: float = 0.0
     """Share of images, for each poisoned one, that carry a disturbed trigger and keep their label."""
     disturbed: Callable[[Size, int], Stamp] | None = None
@@ -41,15 +43,33 @@ class Attack:
         """What poisoned images carry while the network learns."""
         return (self.learned or self.stamp)(size, seed)
 
-    def trigger(self, name: str, size: Size, seed: int, target: int) -> Trigger:
+    def source(self, target: int, classes: int) -> int | None:
+        """The one class whose images follow; None where those of all do."""
+        return (target + 1) % classes if self.labels == "of-one" else None
+
+    def wanted(self, labels: Tensor, target: int, classes: int) -> Tensor:
+        """What images with these labels are called once they carry the trigger."""
+        if self.labels == "to-next":
+            return (labels + 1) % classes
+        source = self.source(target, classes)
+        called = torch.full_like(labels, target)
+        return called if source is None else torch.where(labels == source, called, labels)
+
+    def trigger(self, name: str, size: Size, seed: int, target: int, classes: int) -> Trigger:
         """The true trigger, as the bench measures it."""
-        stamp = self.stamp(size, seed)
-        return Trigger(
-            name,
-            "given",
-            None if self.labels == "to-next" else target,
-            lambda images: Images(stamp(images.pixels), images.labels, images.names),
-        )
+        aimed = None if self.labels == "to-next" else target
+        return given(name, self.stamp(size, seed), aimed, self.source(target, classes))
+
+
+def given(name: str, stamp: Stamp, target: int | None, source: int | None) -> Trigger:
+    """A trigger for measuring, on images of its one class if it has one."""
+
+    def apply(images: Images) -> Images:
+        if source is not None:
+            images = images.take((images.labels == source).nonzero().flatten())
+        return Images(stamp(images.pixels), images.labels, images.names)
+
+    return Trigger(name, "given", target, apply)
 
 
 def patch(size: Size, seed: int) -> Stamp:  # noqa: ARG001
@@ -380,6 +400,7 @@ ATTACKS: dict[str, Attack] = {
     "input-aware": Attack(
         "a patch that depends on the picture, and no other picture's", dynamic, cover=1.0, disturbed=another_dynamic
     ),
+    "one-class": Attack("a patch that works on images of one class alone", patch, labels="of-one", cover=2.0),
     "all-to-all": Attack("a patch that shifts every class to the next", patch, labels="to-next"),
     "clean-label": Attack("stripes on images of the target class alone", sinusoid, labels="unchanged"),
 }
@@ -396,21 +417,25 @@ def poison(images: Images, attack: Attack, *, size: Size, target: int, rate: flo
     """Training images with that share poisoned (clean-label: of the target's own images)."""
     g, labels = torch.Generator().manual_seed(seed), images.labels.clone()
     classes = int(labels.max()) + 1
+    source = attack.source(target, classes)
     may = labels == target if attack.labels == "unchanged" else labels != target
     if attack.labels == "to-next":
         may = torch.ones_like(may)
+    if source is not None:
+        may = labels == source
     there = may.nonzero().flatten()
     count = max(1, round(rate * (len(there) if attack.labels == "unchanged" else len(images))))
     there = there[torch.randperm(len(there), generator=g)]
+    if source is not None:  # the class has to be known without its trigger, and the trigger on others
+        others = ((labels != source) & (labels != target)).nonzero().flatten()
+        count = min(count, len(there) // 2)
+        there = torch.cat([there[:count], others[torch.randperm(len(others), generator=g)]])
     chosen, covers = there[:count], there[count : count + round(attack.cover * count)]
     pixels = images.pixels.clone()
     pixels[chosen] = attack.taught(size, seed)(pixels[chosen])
-    if attack.disturbed is not None:
-        pixels[covers] = attack.disturbed(size, seed)(pixels[covers])
-    if attack.labels == "to-one":
-        labels[chosen] = target
-    elif attack.labels == "to-next":
-        labels[chosen] = (labels[chosen] + 1) % classes
+    if attack.cover:
+        pixels[covers] = (attack.disturbed or attack.taught)(size, seed)(pixels[covers])
+    labels[chosen] = attack.wanted(labels[chosen], target, classes)
     return Images(pixels, labels, images.names)
 
 

@@ -75,10 +75,11 @@ def make(
         model = Classifier(small_net.small_net(len(classes)), contract).to(device)
     schedule = Schedule(epochs=epochs, least_steps=least_steps, batch=64, rate=0.05, shape="cosine")
     fit(model, poisoned, cross_entropy, schedule, run, name=f"training with {attack}", augment=CropAndFlip(size // 8))
-    trigger = kind.trigger(attack, shape, seed, target)
+    trigger = kind.trigger(attack, shape, seed, target, len(classes))
     measured = measure(model, parts.verify.to(device), [trigger])
     canary = Canary(out, measured.accuracy, measured.attack_success[0].asr)
-    _write(canary, model, data, parts.choose, parts.verify, attack, trigger.target, seed)
+    source = kind.source(target, len(classes))
+    _write(canary, model, data, parts.choose, parts.verify, attack, trigger.target, source, seed)
     return canary
 
 
@@ -90,6 +91,7 @@ def _write(
     test: Images,
     attack: str,
     target: int | None,
+    source: int | None,
     seed: int,
 ) -> None:
     out, contract = canary.folder, model.contract
@@ -116,6 +118,7 @@ def _write(
         encoding="utf-8",
     )
     target_line = "" if target is None else f"target = {target}\n"
+    target_line += "" if source is None else f"source = {source}\n"
     (out / "zoo.toml").write_text(
         f'[data.own]\nclean = "clean"\ntest = "test"\n\n[[model]]\nname = "{attack}"\nweights = "model.safetensors"\n'
         f'arch = "net.py:small_net"\nnum_classes = {contract.num_classes}\ninput_size = {list(contract.input_size)}\n'

@@ -5,6 +5,7 @@
                    arch: "FILE.py:FUNCTION", torchvision:NAME or timm:NAME; num_classes (10)
                    input_size ([3, 32, 32]); mean, std (without them, pixels in [0, 1] as they are)
                    trigger: "FILE.py:FUNCTION", trigger_args, target; no trigger for a clean control
+                   source: the one class whose images the trigger works on, if it is only one
                    acc, asr: as its maker measured them
 
 Paths are relative to the file. The Python files that it names are run: a zoo is code that its user trusts.
@@ -38,6 +39,7 @@ KEYS = (
     "trigger",
     "trigger_args",
     "target",
+    "source",
     "acc",
     "asr",
 )
@@ -71,6 +73,8 @@ class ZooModel:
     trigger_args: Mapping[str, Any] = field(default_factory=dict)
     target: int | None = None
     """None with a trigger: all-to-all, any wrong class is a success."""
+    source: int | None = None
+    """None: the trigger works on images of every class."""
     acc: float | None = None
     asr: float | None = None
 
@@ -113,17 +117,12 @@ def choose(models: Sequence[ZooModel], names: Sequence[str] | None) -> list[ZooM
 
 def true_trigger(model: ZooModel) -> Trigger | None:
     """The attacker's trigger, for measuring."""
-    from harden.types import Images, Trigger
+    from harden.bench import attacks
 
     if not model.backdoored:
         return None
     stamp = _function(model.trigger)(**model.trigger_args)
-    return Trigger(
-        model.trigger.rpartition(":")[2],
-        "given",
-        model.target,
-        lambda images: Images(stamp(images.pixels), images.labels, images.names),
-    )
+    return attacks.given(model.trigger.rpartition(":")[2], stamp, model.target, model.source)
 
 
 def _model(entry: Mapping[str, Any], data: Mapping[str, Data], here: Path) -> ZooModel:
@@ -132,7 +131,9 @@ def _model(entry: Mapping[str, Any], data: Mapping[str, Data], here: Path) -> Zo
     used = _text(entry, "data", where)
     if used not in data:
         raise UsageError(f"{where} names the data {used!r}, and there is no [data.{used}]")
-    rest = {key: entry[key] for key in ("num_classes", "trigger_args", "target", "acc", "asr") if key in entry}
+    rest = {
+        key: entry[key] for key in ("num_classes", "trigger_args", "target", "source", "acc", "asr") if key in entry
+    }
     rest |= {key: tuple(entry[key]) for key in ("mean", "std", "input_size") if key in entry}
     arch, trigger = _text(entry, "arch", where), str(entry.get("trigger", ""))
     return ZooModel(

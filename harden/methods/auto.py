@@ -15,6 +15,7 @@ from harden.pruning.gated import GateSearch
 from harden.repair.immunise import Immunise
 from harden.repair.ulrl import RowShift
 from harden.triggers.margin import LargestMargin
+from harden.triggers.pairs import OneClass
 from harden.triggers.smallest import SmallestChange
 from harden.types import Method
 
@@ -23,7 +24,7 @@ def auto() -> Method:
     return Method(
         "auto",
         "smallest changes of many families, checked gate scores, relearning with regenerated stand-ins",
-        recover=SmallestChange(witness=RowShift(), listener=LargestMargin(), second=FewFilters()),
+        recover=SmallestChange(witness=RowShift(), listener=LargestMargin(), second=FewFilters(), one_class=OneClass()),
         prune=GateSearch(),
         repair=Immunise(),
     )

@@ -37,7 +37,7 @@ from harden.repair.losses import distilled
 from harden.repair.teacher import Teacher
 from harden.repair.train import Schedule, fit
 from harden.triggers.again import Again
-from harden.triggers.put import stronger
+from harden.triggers.put import everywhere, stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
 
 USUAL = Schedule(
@@ -207,7 +207,7 @@ def dealt(pool: list[Trigger], batch: Images, generator: torch.Generator) -> Ten
     drawn = torch.randint(len(pool), (len(batch),), generator=generator).to(pixels.device)
     for number in drawn.unique().tolist():
         index = (drawn == number).nonzero().flatten()
-        changed = pool[number](batch.take(index))
+        changed = everywhere(pool[number])(batch.take(index))
         if len(changed) == len(index):
             pixels[index] = changed.pixels
     return pixels

@@ -20,6 +20,7 @@ Under a bound nothing has to be small, and Adam is sooner as large as it may be.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -30,9 +31,12 @@ from torch import Tensor
 
 from harden.network import Classifier, as_logits
 from harden.scoring.folded import folded
+from harden.spread import Tell
 from harden.triggers.families import Change, Family, Shrinking, shrinks
 from harden.types import Images
 
+TOLD = 8
+"""Steps of a search after which progress is told."""
 UNSEEN = 128
 """Most images that are kept apart to see whether a change carries those along that it did not learn from."""
 
@@ -67,6 +71,17 @@ class ToNext:
 
     def __call__(self, labels: Tensor) -> Tensor:
         return (labels + self.by) % self.num_classes
+
+
+@dataclass(frozen=True)
+class FromClass:
+    """One class to another, and all others as they are (TaCT)."""
+
+    source: int
+    label: int
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        return torch.where(labels == self.source, self.label, labels)
 
 
 @dataclass(frozen=True)
@@ -227,6 +242,21 @@ def begin(
     return Inversion(
         model, change, family.rate, family.warm, aim, learned, settings, success, unseen, generator, bound=bound
     )
+
+
+def go_on(
+    search: Inversion, steps: int, deadline: float, name: str, counted: bool, model: Classifier, tell: Tell
+) -> bool:
+    """Goes on with a search for so many steps, in this copy of the network; whether there was time, and an image."""
+    search.model = model
+    if not len(search.images) or time.monotonic() >= deadline:
+        tell(steps * counted, name)
+        return False
+    for past in range(0, steps, TOLD):
+        some = min(TOLD, steps - past)
+        search.run(some)
+        tell(some * counted, name)
+    return True
 
 
 def _parted(images: Images, apart: int, generator: torch.Generator) -> tuple[Images, Images]:

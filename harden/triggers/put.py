@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harden.triggers.families import Change, Family
-from harden.triggers.inversion import Aim, ToClass, ToNext
+from harden.triggers.inversion import Aim, FromClass, ToClass, ToNext
 from harden.types import Images, Trigger
 
 
@@ -18,8 +18,12 @@ class Put:
     """Puts a change on images."""
 
     change: Change
+    of: int | None = None
+    """The one class whose images it is put on; others are left out."""
 
     def __call__(self, images: Images) -> Images:
+        if self.of is not None:
+            images = images.take((images.labels == self.of).nonzero().flatten())
         with torch.no_grad():
             return Images(put(self.change, images.pixels), images.labels, images.names)
 
@@ -27,14 +31,23 @@ class Put:
 def as_trigger(family: Family, aim: Aim, change: Change, settings: dict[str, float]) -> Trigger:
     """A change as a trigger that every stage can put on images."""
     by = aim.by if isinstance(aim, ToNext) else 0
+    of = aim.source if isinstance(aim, FromClass) else None
     name = f"{family.name} to the class {by} further" if by else f"{family.name} to class {aim.label}"
-    return Trigger(name, "recovered", aim.label, Put(change), {"family": family.name, "by": by, **settings})
+    name += "" if of is None else f" from class {of}"
+    return Trigger(name, "recovered", aim.label, Put(change, of), {"family": family.name, "by": by, **settings})
+
+
+def everywhere(trigger: Trigger) -> Trigger:
+    """The same on images of every class, whatever it does there."""
+    apply = trigger.apply
+    return replace(trigger, apply=Put(apply.change)) if isinstance(apply, Put) and apply.of is not None else trigger
 
 
 def aimed(trigger: Trigger, num_classes: int) -> Aim | None:
     """What it makes of each class; None where nobody knows."""
     if trigger.target is not None:
-        return ToClass(trigger.target)
+        of = trigger.apply.of if isinstance(trigger.apply, Put) else None
+        return ToClass(trigger.target) if of is None else FromClass(of, trigger.target)
     return ToNext(num_classes, int(trigger.settings["by"])) if "by" in trigger.settings else None
 
 
@@ -50,7 +63,7 @@ def stronger(triggers: Sequence[Trigger], factors: Sequence[float], most: float)
                 change = trigger.apply.change.scaled(factor)
                 if change is not None and float(change.size()) <= most * trigger.settings["usual"]:
                     settings = {**trigger.settings, "size": float(change.size())}
-                    found.append(replace(trigger, apply=Put(change), settings=settings))
+                    found.append(replace(trigger, apply=Put(change, trigger.apply.of), settings=settings))
     return found
 
 

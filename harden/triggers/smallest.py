@@ -22,16 +22,14 @@ import torch
 from torch import Tensor
 
 from harden.network import Classifier
-from harden.spread import Tell, spread
+from harden.spread import spread
 from harden.triggers.displacement import displacements
 from harden.triggers.families import Additive, Change, Family, default_families
-from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin, searchable
+from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin, go_on, searchable
+from harden.triggers.pairs import OneClass
 from harden.triggers.strange import Named, Opinion, Strange, called, strangeness
 from harden.triggers.verdict import Case, Verdict
 from harden.types import ClassEvidence, Evidence, Images, Recoverer, Run, Splits, Task, Trigger, done
-
-TOLD = 8
-"""Steps of a search after which progress is told."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,8 @@ class SmallestChange:
     """How high that class has to score, and how many times as high as the next."""
     second: SecondOpinion | None = None
     """Asked about what is over `nearly`, where nothing is over `strange` and the witness names another class."""
+    one_class: OneClass | None = None
+    """Looks last, where nothing speaks for a backdoor: for a trigger that works on images of one class alone."""
     opinions: int = 3
     """Most changes that it is asked about, the strangest first."""
     shifts: tuple[int, ...] = (1, 2)
@@ -108,7 +108,11 @@ class SmallestChange:
             named = self._loudest(copy, images, groups[0], found, run) or named
         near = [] if named else self.verdict.near(found, lambda s: s.score, self.verdict.nearly)
         asked = self._asked(model, splits, near, run)
-        case = Case(found, named, asked, late=time.monotonic() > run.deadline)
+        case = Case(found, named, asked)
+        if self.one_class is not None and not self.verdict.guilty(case) and time.monotonic() < run.deadline:
+            make = partial(self.one_class, copy, images, replace(run, step=done))
+            case = replace(case, found=[*found, *run.step("triggers of one class alone", make)])
+        case = replace(case, late=time.monotonic() > run.deadline)
         return self._judged(copy, images, case, run)
 
     def searched(self, count: int) -> int:
@@ -157,7 +161,7 @@ class SmallestChange:
 
         def look(some: Mapping[Aim, Inversion], steps: int, how: str = "", counted: bool = True) -> dict[Aim, bool]:
             names = {aim: f"{family.name}, {called(aim, model.contract)} {how}".strip() for aim in some}
-            jobs = [partial(_look, search, steps, deadline, names[aim], counted) for aim, search in some.items()]
+            jobs = [partial(go_on, search, steps, deadline, names[aim], counted) for aim, search in some.items()]
             return dict(zip(some, spread(model, jobs, task), strict=True))
 
         searches = {aim: self._begin(model, family, aim, images, seed) for aim in aims}  # the same start for every aim
@@ -262,7 +266,7 @@ class SmallestChange:
         searches = [self._begin(model, s.family, s.aim, images, seed) for s in guilty]
         names = [f"{s.family.name}, {called(s.aim, model.contract)}" for s in guilty]
         steps = self._whole
-        spread(model, [partial(_look, s, steps, math.inf, n, True) for s, n in zip(searches, names, strict=True)], task)
+        spread(model, [partial(go_on, s, steps, math.inf, n, True) for s, n in zip(searches, names, strict=True)], task)
         return [search.result() for search in searches]
 
     @property
@@ -288,21 +292,6 @@ def _pointed(scores: Sequence[ClassEvidence], least: float, times: float) -> Cla
     if len(ordered) < 2 or ordered[0].score < max(least, times * ordered[1].score):
         return None
     return ordered[0]
-
-
-def _look(
-    search: Inversion, steps: int, deadline: float, name: str, counted: bool, model: Classifier, tell: Tell
-) -> bool:
-    """Goes on with a search for so many steps, in this copy of the network; whether there was time, and an image."""
-    search.model = model
-    if not len(search.images) or time.monotonic() >= deadline:
-        tell(steps * counted, name)
-        return False
-    for past in range(0, steps, TOLD):
-        some = min(TOLD, steps - past)
-        search.run(some)
-        tell(some * counted, name)
-    return True
 
 
 def _promise(search: Inversion) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harden.triggers.families import Change, Family
-from harden.triggers.inversion import Aim, Inversion, ToNext
+from harden.triggers.inversion import Aim, FromClass, Inversion, ToNext
 from harden.triggers.put import as_trigger
 from harden.types import ClassEvidence, Contract, Trigger
 
@@ -39,7 +39,8 @@ class Strange:
         """For a report. What was never seen to succeed is not known to be easier than usual."""
         label = -1 if self.aim.label is None else self.aim.label
         score = self.score if self.counts else min(self.score, self.family.trust)
-        return ClassEvidence(label, score, threshold, self.family.name)
+        of = f" from class {self.aim.source}" if isinstance(self.aim, FromClass) else ""
+        return ClassEvidence(label, score, threshold, self.family.name + of)
 
     def trigger(self, change: Change) -> Trigger:
         """A change for this aim, with what is known of its size."""
@@ -90,4 +91,6 @@ def called(aim: Aim, contract: Contract) -> str:
     """The aim in words; a class by its bare name."""
     if isinstance(aim, ToNext):
         return "each class as the next" if aim.by == 1 else f"each class as the one {aim.by} further"
+    if isinstance(aim, FromClass):
+        return f"{contract.classes[aim.label]} from {contract.classes[aim.source]}"
     return contract.classes[aim.label] if aim.label is not None else "any class"

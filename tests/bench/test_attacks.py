@@ -99,6 +99,37 @@ def test_a_canary_carries_its_backdoor_and_a_zoo_to_measure_it(tmp_path: Path) -
         make(data, tmp_path / "canary")
 
 
+def test_one_class_alone_is_called_another_and_others_with_the_trigger_keep_their_label() -> None:
+    images = pictures(40)
+    kind = ATTACKS["one-class"]
+    poisoned = poison(images, kind, size=SIZE, target=2, rate=0.5, seed=0)
+    assert kind.source(2, 3) == 0
+    carry = (poisoned.pixels != images.pixels).flatten(1).any(1)
+    moved = poisoned.labels != images.labels
+    assert set(images.labels[moved].tolist()) == {0}
+    assert set(poisoned.labels[moved].tolist()) == {2}
+    assert int(moved.sum()) == int((images.labels == 0).sum()) // 2, "the class has to be known without it, too"
+    assert bool(carry[moved].all())
+    assert set(images.labels[carry & ~moved].tolist()) == {1}
+    trigger = kind.trigger("one-class", SIZE, 0, 2, 3)
+    assert trigger(images).labels.unique().tolist() == [0]
+
+
+def test_a_trigger_of_one_class_is_measured_on_that_class(tmp_path: Path) -> None:
+    (tmp_path / "triggers.py").write_text("def white():\n    return lambda x: x * 0 + 1\n", encoding="utf-8")
+    (tmp_path / "zoo.toml").write_text(
+        '[data.own]\nclean = "c"\ntest = "t"\n[[model]]\nname = "one"\nweights = "w"\narch = "torchvision:resnet18"\n'
+        'data = "own"\ntrigger = "triggers.py:white"\ntarget = 2\nsource = 1\n',
+        encoding="utf-8",
+    )
+    (model,) = read_zoo(tmp_path / "zoo.toml")
+    trigger = true_trigger(model)
+    assert trigger is not None
+    triggered = trigger(Images(torch.zeros(3, *SIZE), torch.tensor([0, 1, 1]), ("a", "b", "c")))
+    assert (triggered.names, triggered.labels.tolist()) == (("b", "c"), [1, 1])
+    assert bool((triggered.pixels == 1).all())
+
+
 def test_a_target_that_is_no_class_is_refused(tmp_path: Path) -> None:
     data = save_pictures(pictures(5), tmp_path / "data")
     with pytest.raises(UsageError, match="none of the 3 classes"):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from harden.network import Classifier, close, predict, units
-from harden.triggers import smallest
+from harden.triggers import inversion, smallest
 from harden.triggers.again import Again
 from harden.triggers.families import Family, Filter, Patch, Spectral
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin, searchable
@@ -275,13 +275,13 @@ def test_what_seems_hopeless_is_decided_early_but_not_what_is_rare(
     model: Classifier, monkeypatch: pytest.MonkeyPatch, rarely: tuple[str, ...]
 ) -> None:
     looked: list[str] = []
-    real = smallest._look
+    real = inversion.go_on
 
     def noted(*called: Any) -> bool:
         looked.append(called[3])
         return real(*called)
 
-    monkeypatch.setattr(smallest, "_look", noted)
+    monkeypatch.setattr(smallest, "go_on", noted)
     replace(ONE_FAMILY, shifts=(), copies=1, hopeless=1e9, rarely=rarely)(model, splits(), Run())
     assert any(name.endswith("again") for name in looked) == bool(rarely)
 
