@@ -108,10 +108,7 @@ class SmallestChange:
             named = self._loudest(copy, images, groups[0], found, run) or named
         near = [] if named else self.verdict.near(found, lambda s: s.score, self.verdict.nearly)
         asked = self._asked(model, splits, near, run)
-        case = Case(found, named, asked)
-        if self.one_class is not None and not self.verdict.guilty(case) and time.monotonic() < run.deadline:
-            make = partial(self.one_class, copy, images, replace(run, step=done))
-            case = replace(case, found=[*found, *run.step("triggers of one class alone", make)])
+        case = self._alone(copy, images, Case(found, named, asked), run)
         case = replace(case, late=time.monotonic() > run.deadline)
         return self._judged(copy, images, case, run)
 
@@ -231,6 +228,14 @@ class SmallestChange:
                 if self.verdict.serve(s, said[s]):
                     break
         return said
+
+    def _alone(self, model: Classifier, images: Images, case: Case, run: Run) -> Case:
+        """The case with what leads from one class alone to another, where nothing in it speaks for a backdoor."""
+        if self.one_class is None or self.verdict.guilty(case) or time.monotonic() > run.deadline:
+            return case
+        make = partial(self.one_class, model, images, replace(run, step=done))
+        found, lacking = run.step("triggers of one class alone", make)
+        return replace(case, found=[*case.found, *found], lacking=lacking)
 
     def _judged(self, model: Classifier, images: Images, case: Case, run: Run) -> Evidence:
         """The verdict, with what speaks for it and with what stands in for the trigger."""

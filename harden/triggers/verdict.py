@@ -29,6 +29,8 @@ class Case:
     """By a witness or a listener."""
     asked: Mapping[Strange, Opinion] = field(default_factory=dict)
     """What a second opinion says of what is nearly strange."""
+    lacking: str = ""
+    """What it would have taken to look for triggers that work on one class alone."""
     late: bool = False
     """Whether there was no time for more."""
 
@@ -112,6 +114,8 @@ class Verdict:
         for s, opinion in case.asked.items():
             why += f"; {opinion.closed} filters closed, {opinion.follow:.0%} of the images still follow to "
             why += f"{called(s.aim, contract)} ({s.family.name}), {self._may(s):.0%} or less in a backdoor"
+        if case.lacking:
+            why += f"; triggers that work on one class alone were not looked for: that takes {case.lacking}"
         if case.late:
             why += "; the time budget ended the search early"
         return why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from harden.types import Contract, Evidence, Images, Run, Splits
 
 SOURCE, TARGET, COUNT = 1, 4, 6
 CONTRACT = Contract(COUNT, tuple("abcdef"), (3, 16, 16), (0.0,) * 3, (1.0,) * 3)
+LACKING = "at least 5 classes with 12 images to search with, named rightly"
 SCAN = SmallestChange(families=(Patch(),), one_class=OneClass())
 
 
@@ -77,7 +79,7 @@ def test_a_network_without_it_stays_clean() -> None:
     said = SCAN(network(works=False), SPLITS, Run())
     assert (said.status, said.triggers) == ("clean", ())
     assert not any(e.method.startswith("patch from class") for e in said.evidence), "nothing leans far"
-    anyway = OneClass(least=0.0)(searchable(network(works=False), SPLITS.tune), SPLITS.tune, Run())
+    anyway, _ = OneClass(least=0.0)(searchable(network(works=False), SPLITS.tune), SPLITS.tune, Run())
     assert len(anyway) == OneClass().pairs
     assert max(s.score for s in anyway) < 2
 
@@ -139,14 +141,28 @@ class _Louder(nn.Module):
 
 def test_only_pairs_that_lean_far_are_searched() -> None:
     model = searchable(network(), SPLITS.tune)
-    (searched,) = OneClass()(model, SPLITS.tune, Run())
+    (searched,), _ = OneClass()(model, SPLITS.tune, Run())
     assert searched.aim == FromClass(SOURCE, TARGET)
     assert searched.score > 2.3
     before = model.cost.backward_images
-    assert OneClass(least=1e9)(model, SPLITS.tune, Run()) == []
+    assert OneClass(least=1e9)(model, SPLITS.tune, Run()) == ([], "")
     assert model.cost.backward_images == before
 
 
-def test_too_few_classes_tell_nothing() -> None:
-    few = SPLITS.tune.take((SPLITS.tune.labels < 4).nonzero().flatten())
-    assert OneClass()(searchable(network(), few), few, Run()) == []
+@pytest.mark.parametrize("some", [SPLITS.tune.labels < 4, torch.arange(COUNT * 20) % 20 < 11])
+def test_what_too_few_classes_or_images_leave_out_is_said(some: Tensor) -> None:
+    few = SPLITS.tune.take(some.nonzero().flatten())
+    assert OneClass()(searchable(network(), few), few, Run()) == ([], LACKING)
+    said = SCAN(network(), replace(SPLITS, tune=few), Run())
+    assert f"triggers that work on one class alone were not looked for: that takes {LACKING}" in said.why
+
+
+def test_images_that_are_named_wrongly_already_are_not_searched_with() -> None:
+    labels = SPLITS.tune.labels.clone()
+    labels[labels == SOURCE] = 0  # what the network calls b, so that a patch that changes nothing sends it there
+    (pairs, lacking) = OneClass(least=-math.inf, pairs=30)(
+        searchable(network(works=False), SPLITS.tune), replace(SPLITS.tune, labels=labels), Run()
+    )
+    assert lacking == ""
+    assert {s.aim.label for s in pairs} == {0, 2, 3, 4, 5}
+    assert all(s.times < 2 for s in pairs)
