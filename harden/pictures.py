@@ -44,10 +44,15 @@ def draw(
 
 
 def _examples(images: Images, trigger: Trigger) -> Images:
-    """The first image of each of a few other classes than the target, evenly chosen among them."""
+    """The first image of each of a few other classes than the target, evenly chosen among those that it works on; or
+    the first of one class, if that is the only one.
+    """
     labels = [k for k in images.labels.unique().tolist() if k != trigger.target]
-    step = max(1, len(labels) // PER_TRIGGER)
-    first = [int((images.labels == k).nonzero()[0]) for k in labels[::step][:PER_TRIGGER]]
+    each = [(images.labels == k).nonzero().flatten() for k in labels]
+    works = [own for own in each if len(trigger(images.take(own[:1])))]
+    if len(works) == 1 < len(each):
+        return images.take(works[0][:PER_TRIGGER])
+    first = [int(own[0]) for own in works[:: max(1, len(works) // PER_TRIGGER)][:PER_TRIGGER]]
     return images.take(torch.tensor(first, dtype=torch.long))
 
 
