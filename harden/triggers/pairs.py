@@ -2,20 +2,22 @@
 
     lean[a, t]    mean over clean images of class a of f_t - f_a, less what is usual of a and of t
     one_way       lean[a, t] - lean[t, a], in multiples of its median over all pairs, whichever way they lean
-    first         the pairs for which that is largest, and at least `least`
+    first         the pairs for which that is largest
     size[a, t]    the least change that sends images of class a to t                                (inversion.py)
     score[a, t]   trust * min(median size[a, .], median size[., t], size[t, a]) / size[a, t]
+    trust         1 for a pair that leans `far`, less for the others
 
 What resembles one another is easily taken for one another both ways: a dog for a cat, and a cat for a dog. An attacker
 who teaches a trigger on one class makes one way easy and not the other; and on clean images, too, that class then leans
 the one way, which costs one forward pass to see. Harmless networks show the one or the other as well, where a detail
-more makes one sign of another; so all pairs are asked how they lean, and few are searched: mostly none.
+more makes one sign of another, but hardly both for one pair. So all pairs are asked how they lean, few are searched,
+and what does not lean far has to be twice as easy to be called strange.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 
@@ -35,17 +37,19 @@ SWEEPS = 10
 
 @dataclass(frozen=True)
 class OneClass:
-    """The least patch for each of the pairs that lean far one way."""
+    """The least patch for each of the pairs that lean one way."""
 
-    family: Family = field(default_factory=Patch)
+    family: Patch = field(default_factory=Patch)
     search: Search = field(default_factory=lambda: Search(batch=10))
-    least: float = 5.0
-    """How many times as far as usual a pair has to lean."""
     pairs: int = 12
-    """And how many are searched, at most."""
+    """That lean furthest."""
+    far: float = 5.0
+    """How many times as far as usual a pair leans that is trusted."""
+    trust: float = 0.45
+    """How far the others are: harmless ones were up to 3.7 times as easy as usual."""
     steps: int = 74
-    easier: float = 2.0
-    """How many times as easy as the way back a pair has to be to be compared with others."""
+    easier: float = 1.6
+    """How many times as easy as the way back a pair has to be, as far as it is trusted, to be compared with others."""
     others: int = 4
     """Pairs of the same class, and as many to the same target, that it is then compared with."""
     fewest: int = 5
@@ -56,7 +60,7 @@ class OneClass:
     """
 
     def __call__(self, model: Classifier, images: Images, run: Run) -> tuple[list[Strange], str]:
-        """What each pair comes to that leans far; and what is lacking, if nothing was looked for.
+        """What each of these pairs comes to; and what is lacking, if nothing was looked for.
 
         The model asks for no gradients.
         """
@@ -66,15 +70,18 @@ class OneClass:
         if len(present) < self.fewest:
             return [], f"at least {self.fewest} classes with {self.enough} images to search with, named rightly"
         lean, images = one_way(model, images), right
-        pairs = [FromClass(a, t) for a in present for t in present if lean[a, t] >= self.least]
+        pairs = [FromClass(a, t) for a in present for t in present if lean[a, t] > 0]
         first = sorted(pairs, key=lambda p: -float(lean[p.source, p.label]))[: self.pairs]
+        wary = replace(self.family, trust=self.trust)
+        families = {p: self.family if lean[p.source, p.label] >= self.far else wary for p in first}
         most = len(first) * (2 + 2 * self.others)
         with run.progress.task("looking for triggers of one class alone", most * self.steps) as task:
             found = self._searched([*first, *map(back, first)], model, images, run, task)
-            near = {p: self._others(p, present) for p in first if self._easier(p, found)}
+            near = {p: self._others(p, present) for p in first if self._easier(p, families[p], found)}
             compared = [other for others in near.values() for some in others for other in some]
             found |= self._searched([p for p in dict.fromkeys(compared) if p not in found], model, images, run, task)
-        return [self._strange(p, found, near.get(p, ())) for p in first], ""
+            task.advance((most - len(found)) * self.steps, "nothing more to compare with")
+        return [self._strange(p, families[p], found, near.get(p, ())) for p in first], ""
 
     def _searched(
         self, pairs: Iterable[FromClass], model: Classifier, images: Images, run: Run, task: Task
@@ -90,9 +97,10 @@ class OneClass:
         spread(model, jobs, task)
         return searches
 
-    def _easier(self, pair: FromClass, found: Mapping[FromClass, Inversion]) -> bool:
+    def _easier(self, pair: FromClass, family: Family, found: Mapping[FromClass, Inversion]) -> bool:
         """Than the way back."""
-        return bool(found[pair].kept) and found[back(pair)].size() >= self.easier * found[pair].size()
+        there, way_back = found[pair], found[back(pair)]
+        return bool(there.kept) and family.trust * way_back.size() >= self.easier * there.size()
 
     def _others(self, pair: FromClass, present: Sequence[int]) -> tuple[list[FromClass], list[FromClass]]:
         """Pairs of the same class and pairs to the same target, from all over the classes."""
@@ -101,13 +109,17 @@ class OneClass:
         return [FromClass(pair.source, k) for k in some], [FromClass(k, pair.label) for k in some]
 
     def _strange(
-        self, pair: FromClass, found: Mapping[FromClass, Inversion], others: Iterable[Sequence[FromClass]]
+        self,
+        pair: FromClass,
+        family: Family,
+        found: Mapping[FromClass, Inversion],
+        others: Iterable[Sequence[FromClass]],
     ) -> Strange:
         """How many times as easy as usual it is: as the hardest to beat of what it was compared with."""
         search = found[pair]
         least = min([found[back(pair)].size(), *(median(found[p].size() for p in some) for some in others)])
-        score = self.family.trust * least / search.size()
-        return Strange(self.family, pair, score, search.size(), bool(search.kept), search.result())
+        score = family.trust * least / search.size()
+        return Strange(family, pair, score, search.size(), bool(search.kept), search.result())
 
 
 def back(pair: FromClass) -> FromClass:
