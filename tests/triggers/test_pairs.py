@@ -21,7 +21,7 @@ from harden.types import Contract, Evidence, Images, Run, Splits
 
 SOURCE, TARGET, COUNT = 1, 4, 6
 CONTRACT = Contract(COUNT, tuple("abcdef"), (3, 16, 16), (0.0,) * 3, (1.0,) * 3)
-LACKING = "at least 5 classes with 12 images to search with, named rightly"
+LACKING = "at least 5 classes with 20 images to search with, named rightly"
 SCAN = SmallestChange(families=(Patch(),), one_class=OneClass())
 
 
