@@ -34,7 +34,7 @@ class Attack:
     only images of one other class are, and those of all others that carry the trigger keep their label.
     """
     cover: float = 0.0
-    """Share of images, for each poisoned one, that carry a disturbed trigger and keep their label."""
+    """Share of images, for each poisoned one, that carry the trigger, disturbed if it can be, and keep their label."""
     disturbed: Callable[[Size, int], Stamp] | None = None
     learned: Callable[[Size, int], Stamp] | None = None
     """What poisoned images carry while the network learns, if that is less than what the attacker uses later."""
