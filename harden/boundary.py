@@ -4,7 +4,9 @@ What ends a command, and how it is told to the shell:
 
     HardenError, ExportError    its message, its hint, its code (see errors.py)
     out of memory, a full disk  3
-    Ctrl-C                      130, SIGTERM 143; run folders in the making are gone by then
+    Ctrl-C                      130, SIGTERM 143; run folders in the making are gone by then. Not in the middle of an
+                                import, which takes seconds for some: it would leave half a module behind, for others
+                                to stumble over, or swallow it
     a closed pipe               141, quietly
     anything else               70: a bug, with its traceback
 """
@@ -16,10 +18,12 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
+from _thread import interrupt_main
 from collections.abc import Callable
+from threading import Timer
 from types import FrameType
-from typing import NoReturn
 
 from harden.errors import BUG, INTERRUPTED, TROUBLE, HardenError, UnsafeFile
 
@@ -33,11 +37,17 @@ SURROUNDINGS = {
 """What the system may refuse at any place, which is no bug, and what to do about it."""
 TERMINATED = 128 + signal.SIGTERM
 BROKEN_PIPE = 128 + 13  # as a shell says it of a program that SIGPIPE ended
+AGAIN = 0.05
+"""Seconds until an import is asked again whether it is over."""
+PATIENCE = 20.0
+"""Seconds that an import is given."""
 
 
 def run(main: Callable[[], object]) -> int:
     """Runs the command line and gives back its exit code; typer says by SystemExit how it ended."""
-    signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as for what a shell runs in the background
+        signal.signal(signal.SIGINT, _Ending())
+    signal.signal(signal.SIGTERM, _Ending())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a bare locale, or a name that is text in no encoding
     code = _ended(main)
@@ -138,5 +148,28 @@ def say(text: str) -> None:
     print("".join(c if c.isprintable() or c == "\n" else "�" for c in text), file=sys.stderr)
 
 
-def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    raise SystemExit(TERMINATED)
+class _Ending:
+    """Ctrl-C or SIGTERM: now, or when the import is over that it came into."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        self.since = self.since or time.monotonic()
+        if _importing(frame) and time.monotonic() - self.since < PATIENCE:
+            again = Timer(AGAIN, interrupt_main, (signal_number,))
+            again.daemon = True
+            again.start()
+        elif signal_number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(TERMINATED)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Is a module on its way, of those that the command has asked for?"""
+    while frame is not None and frame.f_code is not run.__code__:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -191,7 +191,7 @@ def _files(folder: Path, classes: Sequence[str]) -> tuple[dict[str, list[Path]],
     unknown = [name for name in names if name not in classes]
     if unknown:
         raise BadData(
-            f"{folder} has {len(unknown)} folders that are no class of the model: {_named(unknown)}; "
+            f"{folder} has folders that are no class of the model: {_named(unknown)}; "
             f"expected are {_named(classes)} ({len(classes)} classes)",
             hint="rename the folders, or name the classes in the order of the logits in model.toml: classes = [...]",
         )
