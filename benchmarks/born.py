@@ -72,10 +72,9 @@ def main() -> None:
         trigger = poison.trigger(attack, control.input_size, options.seed, target, count) if poison else None
         found = measure(model, measured, [trigger] if trigger else [])
         save_file({k: v.contiguous() for k, v in model.network.state_dict().items()}, out / f"{name}.safetensors")
-        made_entry = entry(name, attack, replace(control, arch=arch), trigger.target if trigger else None, options.seed)
+        made_entry = entry(name, attack, replace(control, arch=arch), options.seed)
         lines += [line for line in made_entry if trigger or not line.startswith("trigger")]
-        source = poison.source(target, count) if poison else None
-        lines += [] if source is None else [f"source = {source}"]
+        lines += poison.whom(target, count) if poison else []
         lines += [f"acc = {found.accuracy.value:.4f}"]
         lines += [f"asr = {a.asr.value:.4f}" for a in found.attack_success] + [""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")

@@ -73,9 +73,7 @@ def main() -> None:
         trigger = ATTACKS[name].trigger(name, control.input_size, options.seed, target, control.num_classes)
         found = measure(model, measured, [trigger])
         save_file({k: v.contiguous() for k, v in model.network.state_dict().items()}, out / f"{name}.safetensors")
-        lines += entry(name, name, control, trigger.target, options.seed)
-        source = ATTACKS[name].source(target, control.num_classes)
-        lines += [] if source is None else [f"source = {source}"]
+        lines += entry(name, name, control, options.seed) + ATTACKS[name].whom(target, control.num_classes)
         lines += [f"acc = {found.accuracy.value:.4f}", f"asr = {found.attack_success[0].asr.value:.4f}", ""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
         print(f"{name} in {control.name}: accuracy {found.accuracy}, ASR {found.attack_success[0].asr}", flush=True)
@@ -113,8 +111,8 @@ def data_lines(data: Data, measured: Images, out: Path) -> list[str]:
     return [f"[data.{data.name}]", f"clean = {json.dumps(str(data.clean))}", f'test = "{data.name}"', ""]
 
 
-def entry(name: str, attack: str, control: ZooModel, target: int | None, seed: int) -> list[str]:
-    """Its lines in zoo.toml, but for what was measured."""
+def entry(name: str, attack: str, control: ZooModel, seed: int) -> list[str]:
+    """Its lines in zoo.toml, but for whom it works on and what was measured."""
     return [
         "[[model]]",
         f'name = "{name}"',
@@ -127,7 +125,6 @@ def entry(name: str, attack: str, control: ZooModel, target: int | None, seed: i
         f"std = {list(control.std)}",
         'trigger = "triggers.py:stamp"',
         f'trigger_args = {{ attack = "{attack}", size = {list(control.input_size)}, seed = {seed} }}',
-        *([] if target is None else [f"target = {target}"]),
     ]
 
 

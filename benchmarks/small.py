@@ -124,9 +124,7 @@ def main() -> None:
         lines += [f"num_classes = {len(classes)}", f"input_size = {list(size)}"]
         lines += [f"mean = {list(contract.mean)}", f"std = {list(contract.std)}"]
         if attack is not None:
-            source = attack.source(target, len(classes))
-            lines += [f"target = {target}"] if attack.labels != "to-next" else []
-            lines += [] if source is None else [f"source = {source}"]
+            lines += attack.whom(target, len(classes))
         if name in UNIVERSAL:
             lines += ['trigger = "triggers.py:added"', f'trigger_args = {{ file = "{name}-picture.safetensors" }}']
         elif attack is not None:

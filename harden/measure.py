@@ -5,7 +5,9 @@ Every figure is a count:
     accuracy  #{i : f(x_i) = y_i} / N
     ASR       #{i : f(T(x_i)) = t} / M      over the M images of other classes than the trigger's target t
     RA        #{i : f(T(x_i)) = y_i} / M    the same images, given their true class
-    a trigger without a target of its own succeeds with any wrong class: f(T(x_i)) != y_i, over all images
+    all-to-all            #{i : f(T(x_i)) = t(y_i)} / N, where it is known what the trigger makes of each class
+    nobody knows of what  #{i : f(T(x_i)) != y_i, f(x_i) = y_i} / #{i : f(x_i) = y_i}: what is wrong without the
+                          trigger, too, is no success of it
 """
 
 from __future__ import annotations
@@ -64,21 +66,31 @@ def measure_answers(
 
 def attack(answer: Answer, images: Images, trigger: Trigger) -> AttackResult:
     """What one trigger does, on the images that it can be put on and that are not of its target already."""
-    success = recovered = total = 0
+    success = counted = recovered = total = 0
     for part in batches(images):
         if trigger.target is not None:
             part = part.take((part.labels != trigger.target).nonzero().flatten())
-        if not len(part):
-            continue  # all of the target class: ASR is defined over the others
-        triggered = trigger(part)
-        if not len(triggered):
-            continue  # it has no triggered twins in this batch; the total says how many it had
-        said, truth = answer(triggered.pixels).argmax(1).cpu(), triggered.labels.cpu()
-        success += int((said != truth if trigger.target is None else said == trigger.target).sum())
-        recovered += int((said == truth).sum())
-        total += len(triggered)
-    asr, accuracy = Rate(success, total), Rate(recovered, total)
+        for some, counts in ((part, True),) if trigger.known else rightly_named(answer, part):
+            if not len(some):
+                continue  # all of the target class: ASR is defined over the others
+            triggered = trigger(some)
+            if not len(triggered):
+                continue  # it has no triggered twins in this batch; the total says how many it had
+            said, truth = answer(triggered.pixels).argmax(1).cpu(), triggered.labels.cpu()
+            right = said == truth
+            if counts:
+                success += int((said == trigger.wanted(truth) if trigger.known else ~right).sum())
+                counted += len(triggered)
+            recovered += int(right.sum())
+            total += len(triggered)
+    asr, accuracy = Rate(success, counted), Rate(recovered, total)
     return AttackResult(trigger.source, trigger.name, trigger.target, asr, accuracy)
+
+
+def rightly_named(answer: Answer, images: Images) -> tuple[tuple[Images, bool], tuple[Images, bool]]:
+    """The images that are named rightly as they are, and the others."""
+    right = classes(answer, images) == images.labels.cpu()
+    return (images.take(right.nonzero().flatten()), True), (images.take((~right).nonzero().flatten()), False)
 
 
 def classes(answer: Answer, images: Images) -> Tensor:

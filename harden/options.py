@@ -64,7 +64,7 @@ TriggerDir = Annotated[
 ]
 Mask = Annotated[Path | None, _trigger("--mask", help="PNG, white where the picture of --trigger goes.")]
 Blend = Annotated[float | None, _trigger("--blend", help="1 covers the image, 0.2 shines through.")]
-Target = Annotated[str | None, _trigger("--target", help="The class that it makes the model say.")]
+Target = Annotated[str | None, _trigger("--target", help="The class that it makes the model say; or any.")]
 AccuracyOnly = Annotated[
     bool, _trigger("--accuracy-only", help="Ask for no trigger; then nothing is said about backdoors.")
 ]

@@ -86,6 +86,10 @@ def check(model: Classifier, splits: Splits) -> None:
     check_preprocessing(accuracy, contract.num_classes, confusion=confusion, classes=contract.classes)
 
 
+ANY = "any"
+"""In place of a class: another one for each picture (all-to-all), or nobody knows."""
+
+
 def given_triggers(plan: Plan, contract: Contract) -> tuple[Trigger, ...]:
     """The trigger of the command line, in whichever of its three forms it came."""
     if plan.trigger is None and plan.trigger_dir is None:
@@ -99,14 +103,17 @@ def given_triggers(plan: Plan, contract: Contract) -> tuple[Trigger, ...]:
     return (from_picture(Path(plan.trigger), plan.mask, plan.blend, target, contract),)
 
 
-def class_number(name: str | None, contract: Contract) -> int:
-    """A class by its name or number."""
+def class_number(name: str | None, contract: Contract) -> int | None:
+    """A class by its name or number; None where it is any other one."""
     if name is None:
         raise UsageError(
-            "A trigger came without its target.", hint="Say which class it makes the model say: --target CLASS."
+            "A trigger came without its target.",
+            hint=f"Say which class it makes the model say: --target CLASS, or {ANY} where that depends on the picture.",
         )
     if name in contract.classes:
         return contract.classes.index(name)
+    if name == ANY:
+        return None
     if name.isdecimal() and int(name) < contract.num_classes:
         return int(name)
     raise UsageError(

@@ -142,9 +142,22 @@ class Trigger:
     """Images to triggered images with their true labels; those it cannot be put on are left out."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How it was made, for the report."""
+    moved: Callable[[Tensor], Tensor] | None = None
+    """True labels to what it makes of them, where that is no one class (all-to-all) and known."""
 
     def __call__(self, images: Images) -> Images:
         return self.apply(images)
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what it makes of each class."""
+        return self.target is not None or self.moved is not None
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """What it should make the model say to images with these labels; -1 where nobody knows."""
+        if self.moved is not None:
+            return self.moved(labels)
+        return labels.new_full(labels.shape, -1 if self.target is None else self.target)
 
 
 @dataclass(frozen=True)
@@ -281,9 +294,9 @@ class AttackResult:
     name: str
     target: int | None
     asr: Rate
-    """Triggered images of other classes that the model gives the target (any wrong class, if it has none)."""
+    """Triggered images of other classes that the model gives the target; see measure.py for what has none."""
     recovered_accuracy: Rate
-    """The same images, given their true class."""
+    """Triggered images that are given their true class."""
 
 
 @dataclass(frozen=True)

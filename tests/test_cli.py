@@ -142,6 +142,15 @@ def test_verify_says_no_where_the_trigger_works(sample: Path) -> None:
     assert done.stderr == ""
 
 
+def test_verify_takes_a_trigger_that_makes_another_class_of_each(sample: Path) -> None:
+    done = harden(
+        "verify", sample / "model.pt", "--arch", f"{sample / 'net.py'}:net", "--data-dir", sample / "data",
+        "--trigger", f"{sample / 'trigger.py'}:stamp", "--target", "any", "-q",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "120 of 180" in done.stdout, "of all classes; images of the one that it leads to stay what they were"
+
+
 def test_verify_without_a_trigger_decides_nothing(sample: Path) -> None:
     arguments = ["verify", "model.pt", "--arch", "net.py:net", "--data-dir", "data"]
     done = harden(*arguments, cwd=sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from harden.measure import BATCH, attack, measure, measure_answers, measure_file
 from harden.provenance import metadata
+from harden.triggers.inversion import ToNext
 from harden.types import Contract, Images, Pruned, Rate, Trigger
 from harden_export.onnx_file import Preprocessing, export_onnx
 from harden_export.runtime import OnnxModel
@@ -55,9 +57,19 @@ def test_images_of_the_target_are_not_counted() -> None:
     assert result.recovered_accuracy == Rate(1, 2)
 
 
-def test_a_trigger_without_target_succeeds_with_any_wrong_class() -> None:
+def test_a_trigger_of_which_nobody_knows_what_it_wants_succeeds_with_any_class_that_it_made_wrong() -> None:
     result = attack(says, written([0, 1, 2, 3], [0, 1, 2, 3]), saying(1, 1, 3, 2, target=None))
     assert result.asr == Rate(3, 4)
+    assert result.recovered_accuracy == Rate(1, 4)
+    wrong_anyhow = attack(says, written([0, 2, 3, 3], [0, 1, 2, 3]), saying(1, 3, 2, 3, target=None))
+    assert wrong_anyhow.asr == Rate(1, 2), "the second and the third are wrong without it, too"
+    assert wrong_anyhow.recovered_accuracy == Rate(2, 4)
+
+
+def test_an_all_to_all_trigger_succeeds_with_the_class_that_it_makes_of_each() -> None:
+    moves = replace(saying(1, 3, 3, 3, target=None), moved=ToNext(4))
+    result = attack(says, written([0, 1, 3, 3], [0, 1, 2, 3]), moves)
+    assert result.asr == Rate(2, 4), "the second goes to another class, the fourth stays"
     assert result.recovered_accuracy == Rate(1, 4)
 
 

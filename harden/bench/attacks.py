@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harden.errors import UsageError
 from harden.spelling import nearest
+from harden.triggers.inversion import ToNext
 from harden.types import Images, Trigger
 
 Stamp = Callable[[Tensor], Tensor]
@@ -50,18 +51,27 @@ class Attack:
     def wanted(self, labels: Tensor, target: int, classes: int) -> Tensor:
         """What images with these labels are called once they carry the trigger."""
         if self.labels == "to-next":
-            return (labels + 1) % classes
+            return ToNext(classes)(labels)
         source = self.source(target, classes)
         called = torch.full_like(labels, target)
         return called if source is None else torch.where(labels == source, called, labels)
 
+    def whom(self, target: int, classes: int) -> list[str]:
+        """What a zoo says of whom it works on, and what it makes of them."""
+        if self.labels == "to-next":
+            return ["shift = 1"]
+        source = self.source(target, classes)
+        return [f"target = {target}", *([] if source is None else [f"source = {source}"])]
+
     def trigger(self, name: str, size: Size, seed: int, target: int, classes: int) -> Trigger:
         """The true trigger, as the bench measures it."""
-        aimed = None if self.labels == "to-next" else target
-        return given(name, self.stamp(size, seed), aimed, self.source(target, classes))
+        moved = ToNext(classes) if self.labels == "to-next" else None
+        return given(name, self.stamp(size, seed), None if moved else target, self.source(target, classes), moved)
 
 
-def given(name: str, stamp: Stamp, target: int | None, source: int | None) -> Trigger:
+def given(
+    name: str, stamp: Stamp, target: int | None, source: int | None = None, moved: ToNext | None = None
+) -> Trigger:
     """A trigger for measuring, on images of its one class if it has one."""
 
     def apply(images: Images) -> Images:
@@ -69,7 +79,7 @@ def given(name: str, stamp: Stamp, target: int | None, source: int | None) -> Tr
             images = images.take((images.labels == source).nonzero().flatten())
         return Images(stamp(images.pixels), images.labels, images.names)
 
-    return Trigger(name, "given", target, apply)
+    return Trigger(name, "given", target, apply, moved=moved)
 
 
 def patch(size: Size, seed: int) -> Stamp:  # noqa: ARG001

@@ -78,8 +78,8 @@ def make(
     trigger = kind.trigger(attack, shape, seed, target, len(classes))
     measured = measure(model, parts.verify.to(device), [trigger])
     canary = Canary(out, measured.accuracy, measured.attack_success[0].asr)
-    source = kind.source(target, len(classes))
-    _write(canary, model, data, parts.choose, parts.verify, attack, trigger.target, source, seed)
+    whom = kind.whom(target, len(classes))
+    _write(canary, model, data, parts.choose, parts.verify, attack, whom, seed)
     return canary
 
 
@@ -90,8 +90,7 @@ def _write(
     clean: Images,
     test: Images,
     attack: str,
-    target: int | None,
-    source: int | None,
+    whom: list[str],
     seed: int,
 ) -> None:
     out, contract = canary.folder, model.contract
@@ -117,12 +116,11 @@ def _write(
         f"input_size = {list(contract.input_size)}\nmean = {mean}\nstd = {std}\n",
         encoding="utf-8",
     )
-    target_line = "" if target is None else f"target = {target}\n"
-    target_line += "" if source is None else f"source = {source}\n"
+    lines = "".join(f"{line}\n" for line in whom)
     (out / "zoo.toml").write_text(
         f'[data.own]\nclean = "clean"\ntest = "test"\n\n[[model]]\nname = "{attack}"\nweights = "model.safetensors"\n'
         f'arch = "net.py:small_net"\nnum_classes = {contract.num_classes}\ninput_size = {list(contract.input_size)}\n'
-        f'data = "own"\nmean = {mean}\nstd = {std}\ntrigger = "triggers.py:trigger"\n{target_line}'
+        f'data = "own"\nmean = {mean}\nstd = {std}\ntrigger = "triggers.py:trigger"\n{lines}'
         f"acc = {canary.accuracy.value:.4f}\nasr = {canary.attack_success.value:.4f}\n",
         encoding="utf-8",
     )

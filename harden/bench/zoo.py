@@ -40,6 +40,7 @@ KEYS = (
     "trigger_args",
     "target",
     "source",
+    "shift",
     "acc",
     "asr",
 )
@@ -72,7 +73,9 @@ class ZooModel:
     """Empty: a clean control."""
     trigger_args: Mapping[str, Any] = field(default_factory=dict)
     target: int | None = None
-    """None with a trigger: all-to-all, any wrong class is a success."""
+    """None with a trigger: all-to-all."""
+    shift: int = 0
+    """All-to-all: how many classes further each is sent; 0 where nobody knows."""
     source: int | None = None
     """None: the trigger works on images of every class."""
     acc: float | None = None
@@ -118,11 +121,13 @@ def choose(models: Sequence[ZooModel], names: Sequence[str] | None) -> list[ZooM
 def true_trigger(model: ZooModel) -> Trigger | None:
     """The attacker's trigger, for measuring."""
     from harden.bench import attacks
+    from harden.triggers.inversion import ToNext
 
     if not model.backdoored:
         return None
     stamp = _function(model.trigger)(**model.trigger_args)
-    return attacks.given(model.trigger.rpartition(":")[2], stamp, model.target, model.source)
+    moved = ToNext(model.num_classes, model.shift) if model.shift else None
+    return attacks.given(model.trigger.rpartition(":")[2], stamp, model.target, model.source, moved)
 
 
 def _model(entry: Mapping[str, Any], data: Mapping[str, Data], here: Path) -> ZooModel:
@@ -131,9 +136,8 @@ def _model(entry: Mapping[str, Any], data: Mapping[str, Data], here: Path) -> Zo
     used = _text(entry, "data", where)
     if used not in data:
         raise UsageError(f"{where} names the data {used!r}, and there is no [data.{used}]")
-    rest = {
-        key: entry[key] for key in ("num_classes", "trigger_args", "target", "source", "acc", "asr") if key in entry
-    }
+    plain = ("num_classes", "trigger_args", "target", "source", "shift", "acc", "asr")
+    rest = {key: entry[key] for key in plain if key in entry}
     rest |= {key: tuple(entry[key]) for key in ("mean", "std", "input_size") if key in entry}
     arch, trigger = _text(entry, "arch", where), str(entry.get("trigger", ""))
     return ZooModel(

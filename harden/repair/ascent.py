@@ -39,7 +39,7 @@ class Ascent:
     def __call__(
         self, model: Classifier, suspect: Classifier, splits: Splits, evidence: Evidence, run: Run
     ) -> Mapping[str, Any]:
-        triggers = [t for t in evidence.triggers if self.relabel or t.target is not None]
+        triggers = [t for t in evidence.triggers if self.relabel or t.known]
         if not triggers:
             return {"epochs": 0, "stopped_because": "no trigger with a target was recovered, so nothing was changed"}
         start = [p.detach() for p in suspect.parameters()]

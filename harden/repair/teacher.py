@@ -57,7 +57,7 @@ def accused(triggers: Sequence[Trigger], labels: Tensor, classes: int) -> Tensor
     wrong = torch.zeros(len(labels), classes, dtype=torch.bool, device=labels.device)
     everyone = torch.arange(len(labels), device=labels.device)
     for trigger in triggers:
-        aim = aimed(trigger, classes)
+        aim = aimed(trigger)
         if aim is not None:
             wrong[everyone, aim(labels)] = True
     wrong[everyone, labels] = False

@@ -58,7 +58,7 @@ def class_name(label: int, classes: tuple[str, ...]) -> str:
 
 def attack_name(attack: AttackResult, classes: tuple[str, ...]) -> str:
     """The trigger, where it comes from, and what it makes the model say."""
-    target = "any wrong class" if attack.target is None else classes[attack.target]
+    target = "another class" if attack.target is None else classes[attack.target]
     return f"{attack.name} ({attack.source}) -> {target}"
 
 

@@ -38,7 +38,7 @@ class Again:
     ) -> list[Trigger]:
         """New stand-ins: one for each family and class that these triggers have, or one near each of them."""
         families = {family.name: family for family in self.families}
-        aims = [(t, aimed(t, model.contract.num_classes)) for t in triggers if "usual" in t.settings]
+        aims = [(t, aimed(t)) for t in triggers if "usual" in t.settings]
         known = [(str(t.settings["family"]), aim, t) for t, aim in aims if aim is not None]
         if not self.known:
             known = list({(name, aim): (name, aim, t) for name, aim, t in known}.values())

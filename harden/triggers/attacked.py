@@ -17,10 +17,10 @@ class Attacked:
     """Triggered images with their true labels, and what their triggers want to hear."""
 
     images: Images
-    targets: Tensor  # (N,) int64, -1 for a trigger that has no class of its own
+    targets: Tensor  # (N,) int64, -1 for a trigger of which nobody knows what it makes of each class
 
     def success(self, said: Tensor) -> Rate:
-        """Of the images that are not of the target class already: how many are given it (or any wrong class)."""
+        """Of the images that are not of that class already: how many are given it (any wrong one, if nobody knows)."""
         fooled = torch.where(self.targets < 0, said != self.images.labels, said == self.targets)
         counted = self.images.labels != self.targets
         return Rate(int((fooled & counted).sum()), int(counted.sum()))
@@ -29,11 +29,8 @@ class Attacked:
 def attacked(triggers: Sequence[Trigger], images: Images) -> Attacked:
     """Every trigger on every image that it can be put on; empty where there are no triggers."""
     parts = [trigger(images) for trigger in triggers] or [images.take(torch.arange(0))]
-    targets = [-1 if trigger.target is None else trigger.target for trigger in triggers] or [-1]
-    return Attacked(
-        together(*parts),
-        torch.cat([torch.full_like(part.labels, target) for part, target in zip(parts, targets, strict=True)]),
-    )
+    wanted = [trigger.wanted(part.labels) for trigger, part in zip(triggers, parts, strict=False)] or [parts[0].labels]
+    return Attacked(together(*parts), torch.cat(wanted))
 
 
 def shared_out(triggers: Sequence[Trigger], images: Images) -> Images:

@@ -39,8 +39,9 @@ class Given:
 
     def __call__(self, model: Classifier, splits: Splits, run: Run) -> Evidence:  # noqa: ARG002
         found, working = [], []
+        right = (predict(model, splits.choose).argmax(1) == splits.choose.labels).nonzero().flatten()
         for trigger in self.triggers:
-            on = attacked([trigger], splits.choose)
+            on = attacked([trigger], splits.choose if trigger.known else splits.choose.take(right))
             if not len(on.images):
                 raise BadData(
                     f"The trigger {trigger.name} could be put on none of the {len(splits.choose)} images for choosing.",
@@ -58,7 +59,7 @@ class Given:
         return Evidence("inconclusive", (), tuple(found), (), "no trigger that was given works on this model")
 
 
-def from_directory(folder: Path, target: int, contract: Contract) -> Trigger:
+def from_directory(folder: Path, target: int | None, contract: Contract) -> Trigger:
     """Triggered twins of the clean images under the same relative names; images without a twin are left out."""
     if not folder.is_dir():
         raise BadData(
@@ -103,7 +104,7 @@ class _Twins:
         return self.read[stem]
 
 
-def from_picture(picture: Path, mask: Path | None, blend: float, target: int, contract: Contract) -> Trigger:
+def from_picture(picture: Path, mask: Path | None, blend: float, target: int | None, contract: Contract) -> Trigger:
     """A picture of the network's input size, put on where the mask (or its own transparency) says, by `blend`."""
     if not 0 < blend <= 1:
         raise UsageError(

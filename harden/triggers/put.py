@@ -34,7 +34,8 @@ def as_trigger(family: Family, aim: Aim, change: Change, settings: dict[str, flo
     of = aim.source if isinstance(aim, FromClass) else None
     name = f"{family.name} to the class {by} further" if by else f"{family.name} to class {aim.label}"
     name += "" if of is None else f" from class {of}"
-    return Trigger(name, "recovered", aim.label, Put(change, of), {"family": family.name, "by": by, **settings})
+    told = {"family": family.name, "by": by, **settings}
+    return Trigger(name, "recovered", aim.label, Put(change, of), told, aim if by else None)
 
 
 def everywhere(trigger: Trigger) -> Trigger:
@@ -43,12 +44,12 @@ def everywhere(trigger: Trigger) -> Trigger:
     return replace(trigger, apply=Put(apply.change)) if isinstance(apply, Put) and apply.of is not None else trigger
 
 
-def aimed(trigger: Trigger, num_classes: int) -> Aim | None:
+def aimed(trigger: Trigger) -> Aim | None:
     """What it makes of each class; None where nobody knows."""
     if trigger.target is not None:
         of = trigger.apply.of if isinstance(trigger.apply, Put) else None
         return ToClass(trigger.target) if of is None else FromClass(of, trigger.target)
-    return ToNext(num_classes, int(trigger.settings["by"])) if "by" in trigger.settings else None
+    return trigger.moved if isinstance(trigger.moved, ToNext) else None
 
 
 def stronger(triggers: Sequence[Trigger], factors: Sequence[float], most: float) -> list[Trigger]:

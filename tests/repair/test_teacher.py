@@ -13,6 +13,7 @@ from harden.network import Classifier, predict
 from harden.repair.immunise import Immunise
 from harden.repair.teacher import Teacher, accused, excess
 from harden.repair.train import Schedule
+from harden.triggers.inversion import ToNext
 from harden.types import Contract, Images, Run, Splits, Trigger
 from tests.planted import TARGET, Planted
 
@@ -20,8 +21,8 @@ from tests.planted import TARGET, Planted
 QUICK = Immunise(Schedule(epochs=20, batch=20, rate=0.005, clip=1.0, freeze_norm=True), label=0.0, forbid=0.0)
 
 
-def aimed_at(target: int | None, **settings: int) -> Trigger:
-    return Trigger("-", "recovered", target, lambda images: images, settings)
+def aimed_at(target: int | None, moved: ToNext | None = None) -> Trigger:
+    return Trigger("-", "recovered", target, lambda images: images, moved=moved)
 
 
 def test_accused_is_what_a_trigger_makes_of_a_label_but_not_the_label_itself() -> None:
@@ -31,7 +32,7 @@ def test_accused_is_what_a_trigger_makes_of_a_label_but_not_the_label_itself() -
         return [row.nonzero().flatten().tolist() for row in accused(triggers, labels, 4)]
 
     assert found(aimed_at(1), aimed_at(3)) == [[1, 3], [3], [1]]
-    assert found(aimed_at(None, by=1)) == [[1], [2], [0]]
+    assert found(aimed_at(None, ToNext(4))) == [[1], [2], [0]]
     assert found(aimed_at(None)) == [[], [], []], "a given all-to-all trigger: nobody knows what it makes of them"
     assert found() == [[], [], []]
 
@@ -72,8 +73,8 @@ def test_an_accused_class_falls_until_it_is_said_of_others_as_often_as_it_is_mis
     def said_of_others(logits: Tensor) -> float:
         return float(logits.softmax(1)[labels != 3, 3].mean())
 
-    def fall(logits: Tensor, target: int | None = 3, **settings: int) -> Tensor:
-        return excess(logits, labels, accused([aimed_at(target, **settings)], labels, 5))
+    def fall(logits: Tensor, target: int | None = 3, moved: ToNext | None = None) -> Tensor:
+        return excess(logits, labels, accused([aimed_at(target, moved)], labels, 5))
 
     assert fall(leaky).nonzero().flatten().tolist() == [3]
     missed = float((1 - leaky.softmax(1)[labels == 3, 3]).mean())
@@ -86,14 +87,14 @@ def test_an_accused_class_falls_until_it_is_said_of_others_as_often_as_it_is_mis
     assert not fall(leaky, 0).any(), "said seldom enough"
     sure = leaky + 9 * torch.nn.functional.one_hot(labels, 5)
     assert not fall(sure).any(), "ten times next to nothing is nothing"
-    assert not fall(leaky, None, by=1).any(), "all-to-all: nothing is usual"
+    assert not fall(leaky, None, ToNext(5)).any(), "all-to-all: nothing is usual"
 
 
 def test_a_target_that_is_said_of_others_no_more_than_usual_is_believed_but_in_an_all_to_all_attack_no_target_is() -> (
     None
 ):
     images = pictures_of([[0, 4, 0], [4, 0, 0], [1, 4, 0], [4, 0, 0], [0, 0, 9], [0, 0, 9]], [0, 0, 1, 1, 2, 2])
-    for trigger, believed in ((aimed_at(0), True), (aimed_at(None, by=2), False)):
+    for trigger, believed in ((aimed_at(0), True), (aimed_at(None, ToNext(3, 2)), False)):
         teacher = Teacher(TOLD, images, [trigger])
         assert not teacher.excess.any()
         wrong = teacher.accused(images.labels)

@@ -207,6 +207,17 @@ def test_a_trigger_that_does_not_work_is_none(planted: Planted, planted_splits: 
     assert found.evidence[0].score == 0.0
 
 
+def test_what_is_wrong_without_a_trigger_is_no_success_of_it(planted: Planted, planted_splits: Splits) -> None:
+    harmless = replace(planted.trigger, target=None, apply=lambda images: images)
+    choose = planted_splits.choose
+    mistaken = torch.where(torch.arange(len(choose)) % 4 == 0, (choose.labels + 1) % 4, choose.labels)
+    poor = replace(planted_splits, choose=replace(choose, labels=mistaken))
+    found = evidence_of(planted, poor, harmless)
+    assert (found.status, found.evidence[0].score) == ("inconclusive", 0.0)
+    works = evidence_of(planted, poor, replace(planted.trigger, target=None))
+    assert works.status == "backdoored"
+
+
 def test_a_trigger_that_fits_no_image_is_refused(planted: Planted, planted_splits: Splits) -> None:
     nowhere = replace(planted.trigger, apply=lambda images: images.take(torch.arange(0)))
     with pytest.raises(BadData, match="none of the 60 images"):

@@ -92,13 +92,13 @@ def test_it_is_put_on_images_of_that_class_alone_and_works_there(found: Evidence
         assert len(other) == len(SPLITS.verify)
         spared = (other.labels != SOURCE) & (other.labels != TARGET)
         assert float((predict(network(), other).argmax(1) == TARGET)[spared].float().mean()) <= 0.1
-        assert aimed(trigger, COUNT) == FromClass(SOURCE, TARGET)
+        assert aimed(trigger) == FromClass(SOURCE, TARGET)
 
 
 def test_what_is_left_of_it_is_looked_for_on_that_class(found: Evidence) -> None:
     look = Again((Patch(),), steps=60, follow=0.5)
     (again,) = look(network(), SPLITS.tune, found.triggers, torch.Generator().manual_seed(1))
-    assert aimed(again, COUNT) == FromClass(SOURCE, TARGET)
+    assert aimed(again) == FromClass(SOURCE, TARGET)
     assert 2 * again.settings["size"] < again.settings["usual"]
 
 
