@@ -153,17 +153,25 @@ class _Ending:
 
     def __init__(self) -> None:
         self.since: float | None = None
+        self.comes_again = False
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.comes_again:
+            return
         self.since = self.since or time.monotonic()
         if _importing(frame) and time.monotonic() - self.since < PATIENCE:
-            again = Timer(AGAIN, interrupt_main, (signal_number,))
-            again.daemon = True
-            again.start()
+            self.comes_again = True
+            later = Timer(AGAIN, self._again, (signal_number,))
+            later.daemon = True
+            later.start()
         elif signal_number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
             raise SystemExit(TERMINATED)
+
+    def _again(self, signal_number: int) -> None:
+        self.comes_again = False
+        interrupt_main(signal.Signals(signal_number))
 
 
 def _importing(frame: FrameType | None) -> bool:

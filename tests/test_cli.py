@@ -270,7 +270,9 @@ def test_an_interrupted_run_leaves_nothing(sample: Path, tmp_path: Path, sent: s
 @pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_an_interrupt_waits_for_an_import_that_would_swallow_it(tmp_path: Path, sent: str, code: int) -> None:
     (tmp_path / "slow.py").write_text(
-        f"import signal, time\nsignal.raise_signal(signal.{sent})\ntime.sleep(0.2)\nwhole = True\n", encoding="utf-8"
+        f"import signal, time\nsignal.raise_signal(signal.{sent})\nsignal.raise_signal(signal.{sent})\n"
+        "time.sleep(0.2)\nwhole = True\n",
+        encoding="utf-8",
     )
     command = (
         "import signal, sys, time\n"
@@ -283,14 +285,18 @@ def test_an_interrupt_waits_for_an_import_that_would_swallow_it(tmp_path: Path, 
         "        print('swallowed')\n"
         "    else:\n"
         "        print('whole', slow.whole)\n"
-        "    time.sleep(30)\n"
+        "    try:\n"
+        "        time.sleep(30)\n"
+        "    finally:\n"
+        "        time.sleep(0.3)\n"
+        "        print('tidied up')\n"
         "sys.exit(boundary.run(main))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=60
     )
     assert done.returncode == code, done.stderr
-    assert done.stdout == "whole True\n"
+    assert done.stdout == "whole True\ntidied up\n", "sent twice, and heard once"
 
 
 def test_a_closed_pipe_is_no_error(sample: Path) -> None:
