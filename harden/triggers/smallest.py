@@ -52,6 +52,11 @@ class SmallestChange:
     look: int = 27
     """Further steps for the easiest classes, if one of them begins to look strange; and all of them from another start,
     if it is still hard to say: the smaller change of both counts."""
+    longer: int = 50
+    """Steps for all-to-all changes after that, where one of them carries many along and the others few: to teach each
+    class another answer takes a change twice as long as to teach all the same."""
+    carried: tuple[float, float] = (0.5, 2.0)
+    """Share of the images that is many, and how many times as many as by any other."""
     hopeless: float = 1.3
     """What a family's strangest class has to reach for further steps."""
     looked: int = 3
@@ -163,6 +168,8 @@ class SmallestChange:
 
         searches = {aim: self._begin(model, family, aim, images, seed) for aim in aims}  # the same start for every aim
         look(searches, self.glance)
+        if self._one_carries(searches):
+            look(searches, self.longer, "longer", counted=False)
         chosen = {aim: searches[aim] for aim in self._promising(aims, searches)}
         rare = family.name in self.rarely
         if not rare and max(strangeness(family, chosen).values(), default=math.inf) < self.hopeless:
@@ -184,6 +191,14 @@ class SmallestChange:
         chosen = order[: self.looked]
         chosen += [a for a in aims[:2] if a not in chosen]
         return chosen + [a for a in order if a not in chosen][: max(0, self.compared - len(chosen))]
+
+    def _one_carries(self, searches: Mapping[Aim, Inversion]) -> bool:
+        """Whether one change of those that move every class carries many images along, and no other nearly as many."""
+        if any(aim.label is not None for aim in searches):
+            return False
+        *others, most = sorted(search.reached for search in searches.values())
+        many, times = self.carried
+        return most >= many and most >= times * max(others, default=most)
 
     def _apart(self, s: Strange) -> float:
         """What the witness is told: what discounts a family is nothing to it. But what a rare one finds in a harmless

@@ -19,7 +19,7 @@ from harden.repair.teacher import accused
 from harden.repair.train import Schedule, fit
 from harden.triggers.again import Again
 from harden.triggers.families import Additive, Family, Patch
-from harden.triggers.inversion import ToClass
+from harden.triggers.inversion import ToClass, ToNext
 from harden.triggers.put import as_trigger
 from harden.types import Contract, Evidence, Filter, Images, Run, Splits, Trigger
 from tests.planted import TARGET, Planted, pictures, stamp
@@ -259,8 +259,8 @@ def test_not_so_far_back_that_the_stand_ins_notice(planted: Planted, rise: float
     torch.testing.assert_close(weight.detach(), start + way * (gone - start))
 
 
-def aimed_at(target: int | None, **settings: int) -> Trigger:
-    return Trigger("-", "recovered", target, lambda images: images, settings)
+def aimed_at(target: int | None, moved: ToNext | None = None) -> Trigger:
+    return Trigger("-", "recovered", target, lambda images: images, moved=moved)
 
 
 def test_what_it_costs_to_say_an_accused_class_by_the_formula() -> None:
@@ -271,7 +271,9 @@ def test_what_it_costs_to_say_an_accused_class_by_the_formula() -> None:
     assert float(held(logits, accused([aimed_at(0)], torch.zeros(3).long(), 3))) == 0, "all are of the target class"
     assert float(held(logits, accused([], labels, 3))) == 0
     onward = torch.stack([logits[0].softmax(0)[2], logits[1].softmax(0)[0], logits[2].softmax(0)[1]])
-    torch.testing.assert_close(held(logits, accused([aimed_at(None, by=1)], labels, 3)), -(1 - onward).log().mean())
+    torch.testing.assert_close(
+        held(logits, accused([aimed_at(None, ToNext(3))], labels, 3)), -(1 - onward).log().mean()
+    )
 
 
 def test_every_image_is_dealt_one_trigger_of_the_pool() -> None:
