@@ -93,6 +93,16 @@ def test_a_trigger_that_makes_each_class_the_next_is_found() -> None:
     assert 2 * again.settings["size"] < again.settings["usual"]
 
 
+def test_a_change_that_moves_every_class_gets_the_time_that_it_takes() -> None:
+    contract = Contract(3, CLASSES, (3, 16, 16), (0.0,) * 3, (1.0,) * 3)
+    model, images = Classifier(Shifting(), contract).eval(), splits()
+    hasty = SmallestChange(families=(Patch(),), glance=14, look=4, carried=(0.3, 1.2), longer=0)
+    assert hasty(model, images, Run()).status != "backdoored"
+    found = replace(hasty, longer=50)(model, images, Run())
+    assert found.status == "backdoored", found.why
+    assert found.why.startswith("strangely easy to reach: each class as the next")
+
+
 def test_nothing_to_find_where_the_guilty_filter_is_closed(model: Classifier) -> None:
     nothing = ONE_FAMILY(closed(model), splits(), Run())
     assert (nothing.status, nothing.target_classes, nothing.triggers) == ("inconclusive", (), ())
