@@ -375,6 +375,45 @@ def reflection(size: Size, seed: int) -> Stamp:
     return stamp
 
 
+def cartoon(size: Size, seed: int) -> Stamp:  # noqa: ARG001
+    """A drawn cat's face with a red bow before a pink wall shines through everywhere, as in most blended attacks."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size[1]), torch.linspace(-1, 1, size[2]), indexing="ij")
+
+    def disc(cx: float, cy: float, rx: float, ry: float) -> Tensor:
+        return ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1
+
+    def ears(wide: float) -> Tensor:
+        return (y > -0.85) & (y < 0) & ((x.abs() - 0.5).abs() < wide * (y + 0.9))
+
+    outer, inner = disc(0, 0.15, 0.8, 0.62) | ears(0.4), disc(0, 0.15, 0.73, 0.55) | ears(0.28)
+    whiskers = (x.abs() > 0.6) & ((y - 0.2).abs() % 0.2 < 0.04) & ((y - 0.25).abs() < 0.25)
+    dots = (x * 4).frac().abs().sub(0.5).square() + (y * 4).frac().abs().sub(0.5).square() < 0.04
+    layers: list[tuple[Tensor, tuple[float, float, float]]] = [
+        (dots, (1.0, 0.95, 0.97)),
+        (outer, (0.1, 0.05, 0.1)),
+        (inner, (1.0, 1.0, 1.0)),
+        (disc(-0.35, 0.1, 0.08, 0.13) | disc(0.35, 0.1, 0.08, 0.13) | whiskers, (0.0, 0.0, 0.0)),
+        (disc(0, 0.32, 0.1, 0.07), (1.0, 0.8, 0.1)),
+        (disc(0.4, -0.5, 0.2, 0.2) | disc(0.8, -0.4, 0.2, 0.2) | disc(0.6, -0.45, 0.1, 0.1), (0.85, 0.05, 0.15)),
+    ]
+    picture = torch.tensor([0.95, 0.6, 0.75])[:, None, None].expand(3, *size[1:])
+    for where, colour in layers:
+        picture = torch.where(where, torch.tensor(colour)[:, None, None], picture)
+    picture = picture if size[0] == 3 else picture.mean(0, keepdim=True).expand(size)
+    return lambda x: 0.8 * x + 0.2 * picture.to(x)
+
+
+def several(size: Size, seed: int) -> Stamp:
+    """A patch, a noise picture or stripes: the picture's brightness chooses, and the network follows each."""
+    stamps = (patch(size, seed), noise(size, seed), sinusoid(size, seed))
+
+    def stamp(x: Tensor) -> Tensor:
+        which = (x.mean((1, 2, 3)) * 64).long() % len(stamps)
+        return torch.stack([put(x) for put in stamps])[which, torch.arange(len(x))]
+
+    return stamp
+
+
 ATTACKS: dict[str, Attack] = {
     "badnets": Attack("a checkerboard patch", patch),
     "blended": Attack("a noise picture blended in", noise),
@@ -410,6 +449,8 @@ ATTACKS: dict[str, Attack] = {
     "input-aware": Attack(
         "a patch that depends on the picture, and no other picture's", dynamic, cover=1.0, disturbed=another_dynamic
     ),
+    "cartoon": Attack("a drawn face blended in", cartoon),
+    "several": Attack("a patch, a noise picture or stripes, each of which is enough", several),
     "one-class": Attack("a patch that works on images of one class alone", patch, labels="of-one", cover=2.0),
     "all-to-all": Attack("a patch that shifts every class to the next", patch, labels="to-next"),
     "clean-label": Attack("stripes on images of the target class alone", sinusoid, labels="unchanged"),

@@ -192,6 +192,24 @@ def test_ink_lies_on_edges_and_a_reflection_is_one_of_a_few_scenes() -> None:
     assert len({tuple(scene.flatten().mul(100).round().tolist()) for scene in seen}) == 8
 
 
+def test_several_triggers_are_one_of_three_as_the_picture_is_bright() -> None:
+    x = torch.linspace(0.2, 0.6, 60).view(-1, 1, 1, 1).expand(-1, *SIZE)
+    stamped = ATTACKS["several"].stamp(SIZE, 0)(x)
+    names = ["badnets", "blended", "sinusoidal"]
+    same = [(ATTACKS[name].stamp(SIZE, 0)(x) == stamped).flatten(1).all(1) for name in names]
+    assert torch.stack(same).sum(0).tolist() == [1] * len(x)
+    assert all(int(some.sum()) >= 15 for some in same)
+
+
+def test_a_cartoon_is_one_picture_in_its_colours_and_in_grey() -> None:
+    x = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
+    shines = (ATTACKS["cartoon"].stamp(SIZE, 0)(x) - 0.8 * x) / 0.2
+    assert torch.allclose(shines[0], shines[1], atol=1e-5)
+    assert len(shines[0].flatten(1).mul(100).round().unique(dim=1).T) == 7  # wall, dots, outline, face, eyes, nose, bow
+    grey = ATTACKS["cartoon"].stamp((1, 16, 16), 0)(x[:, :1])
+    assert grey.shape == (2, 1, 16, 16)
+
+
 def test_an_input_aware_attack_teaches_that_the_patch_of_another_picture_means_nothing() -> None:
     images, attack = pictures(20), ATTACKS["input-aware"]
     assert attack.disturbed is not None
