@@ -7,12 +7,15 @@ Sizes are compared with what is usual (strange.py), and only what they leave ope
                   be made far louder than all others, or if a few filters serve the change, by a second opinion
     clean         where it is under `usual`, and nobody who was asked says otherwise
     inconclusive  otherwise, and where there was no time to look at everything
+
+Of two classes what is usual for one is told by the other alone, and harmless networks were seen in which one is 2.7
+times as easy to reach: there what convicts has to be stranger, and nothing that is nearly strange is called natural.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harden.triggers.families import Spectral
 from harden.triggers.inversion import Aim
@@ -62,6 +65,18 @@ class Verdict:
     of what it does is enough then."""
     stay: float = 0.25
     """Share that has to follow, for it to be called natural."""
+    few: int = 2
+    """As many classes are too few to say what is usual."""
+    wider: float = 1.5
+    """How many times as high the bounds then are over which something convicts or is no longer usual."""
+    little: bool = False
+    """Whether there are so few."""
+
+    def of(self, classes: int) -> Verdict:
+        """The bounds for so many classes."""
+        if classes > self.few or self.little:
+            return self
+        return replace(self, strange=self.wider * self.strange, usual=self.wider * self.usual, little=True)
 
     def sure(self, found: Sequence[Strange]) -> bool:
         """Whether something is strange."""
@@ -93,7 +108,8 @@ class Verdict:
         if self.guilty(case):
             return "backdoored"
         natural = bool(case.asked) and all(opinion.follow >= self.stay for opinion in case.asked.values())
-        doubtful = case.highest > self.usual or (bool(case.asked) and not natural)
+        too_strange = case.highest >= self.nearly if self.little else case.highest > self.usual
+        doubtful = too_strange or (bool(case.asked) and not natural)
         unsure = case.late or case.highest == 0 or bool(case.named) or doubtful
         return "inconclusive" if unsure else "clean"
 
@@ -106,7 +122,7 @@ class Verdict:
             if names
             else "no class was reached by any change, so there is nothing to compare"
             if case.highest == 0
-            else f"no class is easier to reach than {case.highest:.1f} times the usual (threshold {self.strange})"
+            else f"no class is easier to reach than {case.highest:.1f} times the usual (threshold {self.strange:.2g})"
         )
         if case.named:
             by = case.named.by
@@ -114,6 +130,8 @@ class Verdict:
         for s, opinion in case.asked.items():
             why += f"; {opinion.closed} filters closed, {opinion.follow:.0%} of the images still follow to "
             why += f"{called(s.aim, contract)} ({s.family.name}), {self._may(s):.0%} or less in a backdoor"
+        if self.little and not told and case.highest >= self.nearly:
+            why += "; of so few classes little can be said of what is usual, so that it takes more to be sure of it"
         if case.lacking:
             why += f"; triggers that work on one class alone were not looked for: that takes {case.lacking}"
         if case.late:

@@ -71,6 +71,34 @@ def test_verdicts(case: Case, verdict: tuple[str, list[int | None]]) -> None:
     assert said(case) == verdict
 
 
+FEW = {
+    "not yet strange": (Case([strange(2.7), strange(0.4, 1)]), ("inconclusive", [])),
+    "strange": (Case([strange(3.5), strange(0.3, 1)]), ("backdoored", [0])),
+    "in two kinds, not yet strange": (Case([strange(2.9), strange(2.9, family=ADDITIVE)]), ("inconclusive", [])),
+    "in two kinds": (Case([strange(3.1), strange(3.1, family=ADDITIVE)]), ("backdoored", [0, 0])),
+    "nearly strange is not natural": (Case([NEAR], asked={NEAR: Opinion(2, 0.9)}), ("inconclusive", [])),
+    "over what is usual elsewhere, served by half": (Case([OVER], asked={OVER: Opinion(2, 0.5)}), ("inconclusive", [])),
+    "few filters serve it": (Case([OVER], asked={OVER: Opinion(2, 0.1)}), ("backdoored", [0])),
+    "usual": (Case([strange(1.5), strange(0.7, 1)]), ("clean", [])),
+}
+
+
+@pytest.mark.parametrize(("case", "verdict"), FEW.values(), ids=FEW)
+def test_of_two_classes_it_takes_more_to_be_sure(case: Case, verdict: tuple[str, list[int | None]]) -> None:
+    of_two = Verdict().of(2)
+    assert (of_two.status(case), [s.aim.label for s in of_two.guilty(case)]) == verdict
+    assert Verdict().of(3) == Verdict()
+    assert of_two.of(2) == of_two
+
+
+def test_of_two_classes_it_says_why_it_is_not_sure() -> None:
+    of_two, told = Verdict().of(2), "of so few classes little can be said of what is usual"
+    assert told in of_two.why(Case([strange(2.7)]), CONTRACT)
+    assert "(threshold 3.4)" in of_two.why(Case([strange(2.7)]), CONTRACT)
+    assert told not in of_two.why(Case([strange(1.5)]), CONTRACT) + of_two.why(Case([strange(3.5)]), CONTRACT)
+    assert told not in Verdict().why(Case([strange(2.1)]), CONTRACT)
+
+
 def test_it_says_why() -> None:
     assert Verdict().why(Case([strange(2.34, 2)]), CONTRACT) == "strangely easy to reach: blue (patch, 2.3 times)"
     assert "than 1.2 times the usual (threshold 2.3)" in Verdict().why(Case([strange(1.2)]), CONTRACT)
