@@ -182,7 +182,8 @@ class SmallestChange:
             strangest = max(strangeness(family, chosen).values(), default=math.inf)
             if self.verdict.usual <= strangest <= 2 * self.verdict.strange:
                 others = {aim: self._begin(model, family, aim, images, seed + 500) for aim in chosen}
-                looked = look(others, self._whole, "from another start", counted=False)
+                whole = max(self._steps(aim) for aim in others)
+                looked = look(others, whole, "from another start", counted=False)
                 better = {aim: min(chosen[aim], others[aim], key=lambda s: (not s.kept, s.size())) for aim in chosen}
                 chosen = {aim: better[aim] if looked[aim] else chosen[aim] for aim in chosen}
         scores = strangeness(family, chosen)
@@ -274,7 +275,8 @@ class SmallestChange:
     def _stand_ins(self, model: Classifier, guilty: Sequence[Strange], images: Images, run: Run) -> list[list[Change]]:
         """What was found of each, and as much again from other starts."""
         changes = [[strange.change] for strange in guilty]
-        with run.progress.task("more of what was found", (self.copies - 1) * len(guilty) * self._whole) as task:
+        each = sum(self._steps(s.aim) for s in guilty)
+        with run.progress.task("more of what was found", (self.copies - 1) * each) as task:
             for copy in range(1, self.copies):
                 if guilty and time.monotonic() < run.deadline:
                     make = partial(self._again, model, guilty, images, run.seed + 1000 * copy, task)
@@ -288,14 +290,16 @@ class SmallestChange:
         """Each of them from another start."""
         searches = [self._begin(model, s.family, s.aim, images, seed) for s in guilty]
         names = [f"{s.family.name}, {called(s.aim, model.contract)}" for s in guilty]
-        steps = self._whole
-        spread(model, [partial(go_on, s, steps, math.inf, n, True) for s, n in zip(searches, names, strict=True)], task)
+        jobs = [
+            partial(go_on, search, self._steps(search.aim), math.inf, name, True)
+            for search, name in zip(searches, names, strict=True)
+        ]
+        spread(model, jobs, task)
         return [search.result() for search in searches]
 
-    @property
-    def _whole(self) -> int:
+    def _steps(self, aim: Aim) -> int:
         """Steps of a search that goes all the way."""
-        return self.glance + self.look
+        return self.glance + (self.longer if aim.label is None else 0) + self.look
 
     def _begin(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Inversion:
         return begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed))

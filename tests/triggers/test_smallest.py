@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from harden.network import Classifier, close, predict, units
 from harden.triggers import inversion, smallest
 from harden.triggers.again import Again
 from harden.triggers.families import Family, Filter, Patch, Spectral
-from harden.triggers.inversion import Aim, Inversion, Search, ToClass, begin, searchable
+from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin, searchable
 from harden.triggers.put import Put, nearby, stronger
 from harden.triggers.smallest import SmallestChange
 from harden.triggers.strange import Opinion, Strange, usual
@@ -101,6 +101,25 @@ def test_a_change_that_moves_every_class_gets_the_time_that_it_takes() -> None:
     found = replace(hasty, longer=50)(model, images, Run())
     assert found.status == "backdoored", found.why
     assert found.why.startswith("strangely easy to reach: each class as the next")
+    first, second = (float(cast("Put", trigger.apply).change.size()) for trigger in found.triggers)
+    assert second < 1.3 * first, "so does each further stand-in"
+
+
+@pytest.mark.parametrize(
+    ("aims", "reached", "longer"),
+    [
+        ([ToNext(3, 1), ToNext(3, 2)], [0.6, 0.2], True),
+        ([ToNext(3, 1), ToNext(3, 2)], [0.2, 0.6], True),
+        ([ToNext(3, 1), ToNext(3, 2)], [0.4, 0.1], False),
+        ([ToNext(3, 1), ToNext(3, 2)], [0.9, 0.5], False),
+        ([ToClass(0), ToClass(1)], [0.6, 0.2], False),
+    ],
+)
+def test_only_where_one_such_change_carries_many_and_no_other_does(
+    aims: list[Any], reached: list[float], longer: bool
+) -> None:
+    searches: Any = {aim: SimpleNamespace(reached=share) for aim, share in zip(aims, reached, strict=True)}
+    assert SmallestChange()._one_carries(searches) is longer
 
 
 def test_nothing_to_find_where_the_guilty_filter_is_closed(model: Classifier) -> None:
