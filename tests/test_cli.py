@@ -299,6 +299,27 @@ def test_an_interrupt_waits_for_an_import_that_would_swallow_it(tmp_path: Path, 
     assert done.stdout == "whole True\ntidied up\n", "sent twice, and heard once"
 
 
+def test_an_interrupt_waits_no_longer_than_an_import_may_take(tmp_path: Path) -> None:
+    (tmp_path / "stuck.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\nfor _ in range(300):\n    time.sleep(0.1)\n",
+        encoding="utf-8",
+    )
+    command = (
+        "import signal, sys\n"
+        "from harden import boundary\n"
+        "boundary.PATIENCE = 0.3\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def main():\n"
+        "    import stuck\n"
+        "sys.exit(boundary.run(main))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=25
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_closed_pipe_is_no_error(sample: Path) -> None:
     command = f"{sys.executable} -m harden plan show | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
