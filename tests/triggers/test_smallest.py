@@ -204,7 +204,7 @@ def test_a_witness_is_believed_of_the_class_that_is_nearly_strange(
         return Opinion(3, 1.0)
 
     doubtful = replace(
-        ONE_FAMILY, verdict=Verdict(strange=1000.0, usual=900.0), shifts=(), witness=witness, second=natural
+        ONE_FAMILY, verdict=Verdict(strange=1000.0, usual=900.0), shifts=(), witness=witness, voters=3, second=natural
     )
     said = doubtful(model, splits(), Run())
     assert said.status == status
@@ -359,7 +359,7 @@ def test_two_threads_find_what_one_finds(model: Classifier) -> None:
 
 
 def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
-    distrusting = replace(ONE_FAMILY, families=(Patch(trust=0.01),), shifts=())
+    distrusting = replace(ONE_FAMILY, families=(Patch(trust=0.01),), shifts=(), voters=3)
     distrusted = distrusting(model, splits(), Run())
     assert (distrusted.status, distrusted.target_classes, distrusted.triggers) == ("clean", (), ())
 
@@ -372,6 +372,8 @@ def test_a_family_that_is_not_trusted_accuses_nobody(model: Classifier) -> None:
     assert rare.status == "clean", "of what is rare it is told what it counts"
     believed = replace(distrusting, families=(Patch(trust=0.085),), witness=witness)(model, splits(), Run())
     assert (believed.status, believed.target_classes) == ("backdoored", (TARGET,)), "under 2.3, over 1.3"
+    unheard = replace(distrusting, families=(Patch(trust=0.085),), witness=witness, voters=4)
+    assert unheard(model, splits(), Run()).status != "backdoored", "of three rows one is far from the others by chance"
 
 
 @pytest.mark.parametrize(
