@@ -267,6 +267,12 @@ def test_an_interrupted_run_leaves_nothing(sample: Path, tmp_path: Path, sent: s
     assert list(tmp_path.iterdir()) == []
 
 
+def in_python(command: str, folder: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, env=ENVIRONMENT, cwd=folder, timeout=timeout
+    )
+
+
 @pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_an_interrupt_waits_for_an_import_that_would_swallow_it(tmp_path: Path, sent: str, code: int) -> None:
     (tmp_path / "slow.py").write_text(
@@ -292,9 +298,7 @@ def test_an_interrupt_waits_for_an_import_that_would_swallow_it(tmp_path: Path, 
         "        print('tidied up')\n"
         "sys.exit(boundary.run(main))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", command], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=60
-    )
+    done = in_python(command, tmp_path, timeout=60)
     assert done.returncode == code, done.stderr
     assert done.stdout == "whole True\ntidied up\n", "sent twice, and heard once"
 
@@ -313,9 +317,7 @@ def test_an_interrupt_waits_no_longer_than_an_import_may_take(tmp_path: Path) ->
         "    import stuck\n"
         "sys.exit(boundary.run(main))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", command], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=25
-    )
+    done = in_python(command, tmp_path, timeout=25)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
 

@@ -409,7 +409,7 @@ def several(size: Size, seed: int) -> Stamp:
 
     def stamp(x: Tensor) -> Tensor:
         which = (x.mean((1, 2, 3)) * 64).long() % len(stamps)
-        return torch.stack([put(x) for put in stamps])[which, torch.arange(len(x))]
+        return torch.stack([put(x) for put in stamps])[which, torch.arange(len(x), device=x.device)]
 
     return stamp
 

@@ -215,9 +215,8 @@ class SmallestChange:
 
     def _named(self, model: Classifier, splits: Splits, near: Sequence[Strange], run: Run) -> Named | None:
         """The class that the witness points at, if it is nearly strange."""
-        if self.witness is None or not near or time.monotonic() > run.deadline:
-            return None
-        if model.contract.num_classes < self.voters:
+        few = model.contract.num_classes < self.voters
+        if self.witness is None or few or not near or time.monotonic() > run.deadline:
             return None
         seen = run.step("a witness of another kind", partial(self.witness, model, splits, replace(run, step=done)))
         pointed = _pointed(seen.evidence, *self.points)
