@@ -180,6 +180,8 @@ class Evidence:
     evidence: tuple[ClassEvidence, ...]
     triggers: tuple[Trigger, ...]
     why: str = ""
+    reserve: tuple[Trigger, ...] = ()
+    """What else leads to a class that is accused, but is no evidence: it stands in where the others are not enough."""
 
 
 class Filter(NamedTuple):

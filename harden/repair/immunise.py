@@ -98,6 +98,9 @@ class Immunise:
     the usual length steps end half of the way, with more of the backdoor and less of all else."""
     longer: int = 2
     """And how many times as many steps it then takes."""
+    slower: float = 0.25
+    """How long these are where what was held in reserve stands in as well: that changes all of every picture, and long
+    steps would pay for it with all classes."""
     asked: int = 1000
     """Images, at most, that this is asked about."""
     doubt: bool = True
@@ -106,7 +109,8 @@ class Immunise:
     def __call__(
         self, model: Classifier, suspect: Classifier, splits: Splits, evidence: Evidence, run: Run
     ) -> Mapping[str, Any]:
-        pool = [*evidence.triggers, *stronger(evidence.triggers, self.stronger, 1.0)]
+        triggers = list(evidence.triggers)
+        pool = [*triggers, *stronger(triggers, self.stronger, 1.0)]
         if evidence.status != "backdoored" or not pool:
             return {"epochs": 0, "stopped_because": "no backdoor was found, so there is nothing to relearn"}
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
@@ -119,7 +123,7 @@ class Immunise:
             nonlocal epoch
             if every and epoch % every == 0 and time.monotonic() < run.deadline:
                 look = self.again if epoch else self.first
-                found = look(model, images, evidence.triggers, generator)
+                found = look(model, images, triggers, generator)
                 pool.extend([*found, *stronger(found, self.stronger, 1.0)])
             epoch += 1
 
@@ -136,7 +140,11 @@ class Immunise:
 
         in_force = float(named(model, torch.Generator().manual_seed(run.seed))()) >= self.alive
         if in_force:
+            triggers += evidence.reserve
+            pool += [*evidence.reserve, *stronger(evidence.reserve, self.stronger, 1.0)]
             schedule = replace(schedule.times(self.longer), clip=self.far * schedule.clip)
+            if evidence.reserve:
+                schedule = replace(schedule, rate=self.slower * schedule.rate)
             every *= self.longer
 
         def loss(model: Classifier, batch: Images) -> Tensor:
@@ -166,7 +174,7 @@ class Immunise:
             before_epoch=regenerate,
         )
         way = settle(model, before, () if in_force else self.ways, self.rise, named(model, generator))
-        return {**record, "stand_ins": len(pool), "recovered": len(evidence.triggers), "way": way}
+        return {**record, "stand_ins": len(pool), "recovered": len(triggers), "way": way}
 
 
 def normalised(model: Classifier) -> bool:

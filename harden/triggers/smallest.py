@@ -24,7 +24,7 @@ from torch import Tensor
 from harden.network import Classifier
 from harden.spread import spread
 from harden.triggers.displacement import displacements
-from harden.triggers.families import Additive, Change, Family, default_families
+from harden.triggers.families import Additive, Change, Family, Patch, default_families
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin, go_on, searchable
 from harden.triggers.pairs import OneClass
 from harden.triggers.strange import Named, Opinion, Strange, called, strangeness
@@ -37,8 +37,11 @@ class SmallestChange:
     """Every promising class against every family; cheap looks first."""
 
     families: tuple[Family, ...] = field(default_factory=default_families)
-    rarely: tuple[str, ...] = ("filter",)
+    rarely: tuple[str, ...] = ("filter", "veil")
     """Families that are looked at only where none before them is strange; then the easiest classes always go on."""
+    whole: str = "veil"
+    """The one of these that is also looked at where patches alone accuse a class, since they may be parts of a picture
+    that lies over all of the image. What reaches that class `easily` is held in reserve."""
     search: Search = field(default_factory=Search)
     classes: int = 10
     """As many classes are all searched; of more, half of these that look hard to reach, to compare with, and as many
@@ -105,15 +108,14 @@ class SmallestChange:
         if model.contract.num_classes > max(self.shifts, default=0) and len(self.shifts) > 1:
             groups.append([ToNext(model.contract.num_classes, by) for by in self.shifts])
         found: list[Strange] = []
-        each = sum(len(aims) * self.glance + min(len(aims), self.compared) * self.look for aims in groups)
+        each = sum(self._each(aims) for aims in groups)
         with run.progress.task("looking for strangely small changes", each * len(self.families)) as task:
             for number, family in enumerate(self.families):
                 if family.name in self.rarely and self.verdict.sure(found):
                     task.advance(each, f"{family.name} is not needed")
                     continue
                 for aims in groups:
-                    make = partial(self._compare, copy, family, aims, images, run.seed + number, run.deadline, task)
-                    found += run.step(f"{family.name}: {', '.join(called(aim, model.contract) for aim in aims)}", make)
+                    found += self._looked(copy, number, aims, images, run, task)
         named = self._named(model, splits, self.verdict.near(found, self._apart, self.verdict.nearly), run)
         if named is None or not named.guilty:
             named = self._loudest(copy, images, groups[0], found, run) or named
@@ -121,7 +123,7 @@ class SmallestChange:
         asked = self._asked(model, splits, near, run)
         case = self._alone(copy, images, Case(found, named, asked), run)
         case = replace(case, late=time.monotonic() > run.deadline)
-        return self._judged(copy, images, case, run)
+        return self._judged(copy, images, groups[0], case, run)
 
     def searched(self, count: int) -> int:
         """How many of so many classes are searched."""
@@ -154,6 +156,14 @@ class SmallestChange:
                     far[k] = _promise(search)
                 task.advance(1, model.contract.classes[k])
         return far
+
+    def _looked(
+        self, model: Classifier, number: int, aims: Sequence[Aim], images: Images, run: Run, task: Task
+    ) -> list[Strange]:
+        """What one of the families finds."""
+        family = self.families[number]
+        make = partial(self._compare, model, family, aims, images, run.seed + number, run.deadline, task)
+        return run.step(f"{family.name}: {', '.join(called(aim, model.contract) for aim in aims)}", make)
 
     def _compare(
         self,
@@ -260,23 +270,44 @@ class SmallestChange:
         found, lacking = run.step("triggers of one class alone", make)
         return replace(case, found=[*case.found, *found], lacking=lacking)
 
-    def _judged(self, model: Classifier, images: Images, case: Case, run: Run) -> Evidence:
+    def _in_reserve(
+        self,
+        model: Classifier,
+        images: Images,
+        aims: Sequence[Aim],
+        found: Sequence[Strange],
+        guilty: Sequence[Strange],
+        run: Run,
+    ) -> list[Strange]:
+        """Pictures that lie over all of the image, for classes that patches alone accuse."""
+        accused = {s.aim for s in guilty}
+        if not accused or not accused <= set(aims) or not all(isinstance(s.family, Patch) for s in guilty):
+            return []
+        seen = [s for s in found if s.family.name == self.whole]
+        number = next((i for i, family in enumerate(self.families) if family.name == self.whole), None)
+        if not seen and number is not None and time.monotonic() < run.deadline:
+            with run.progress.task("looking for a picture blended in", self._each(aims)) as task:
+                seen = self._looked(model, number, aims, images, run, task)
+        return [s for s in seen if s.counts and s.aim in accused and s.score >= self.verdict.easily]
+
+    def _judged(self, model: Classifier, images: Images, aims: Sequence[Aim], case: Case, run: Run) -> Evidence:
         """The verdict, with what speaks for it and with what stands in for the trigger."""
         guilty = self.verdict.guilty(case)
+        reserve = self._in_reserve(model, images, aims, case.found, guilty, run)
         evidence = [s.told(self.verdict.strange) for s in case.found]
         if case.named:
             evidence.append(case.named.by)
         ordered = [s.aim.label for s in sorted(guilty, key=lambda s: -s.score)]
-        changes = self._stand_ins(model, guilty, images, run)
         return Evidence(
             self.verdict.status(case),
             tuple(dict.fromkeys(label for label in ordered if label is not None)),
             tuple(evidence),
-            tuple(s.trigger(change) for s, some in zip(guilty, changes, strict=True) for change in some),
+            self._stand_ins(model, guilty, images, run),
             self.verdict.why(case, model.contract),
+            self._stand_ins(model, reserve, images, run),
         )
 
-    def _stand_ins(self, model: Classifier, guilty: Sequence[Strange], images: Images, run: Run) -> list[list[Change]]:
+    def _stand_ins(self, model: Classifier, guilty: Sequence[Strange], images: Images, run: Run) -> tuple[Trigger, ...]:
         """What was found of each, and as much again from other starts."""
         changes = [[strange.change] for strange in guilty]
         each = sum(self._steps(s.aim) for s in guilty)
@@ -286,7 +317,7 @@ class SmallestChange:
                     make = partial(self._again, model, guilty, images, run.seed + 1000 * copy, task)
                     for some, change in zip(changes, run.step(f"stand-ins, {copy + 1}", make), strict=True):
                         some.append(change)
-        return changes
+        return tuple(s.trigger(change) for s, some in zip(guilty, changes, strict=True) for change in some)
 
     def _again(
         self, model: Classifier, guilty: Sequence[Strange], images: Images, seed: int, task: Task
@@ -304,6 +335,10 @@ class SmallestChange:
     def _steps(self, aim: Aim) -> int:
         """Steps of a search that goes all the way."""
         return self.glance + (self.longer if aim.label is None else 0) + self.look
+
+    def _each(self, aims: Sequence[Aim]) -> int:
+        """Steps for all of these in one family."""
+        return len(aims) * self.glance + min(len(aims), self.compared) * self.look
 
     def _begin(self, model: Classifier, family: Family, aim: Aim, images: Images, seed: int) -> Inversion:
         return begin(model, family, aim, images, self.search, torch.Generator().manual_seed(seed))

@@ -208,6 +208,25 @@ def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, plan
     assert twice(planted.model.copy(), planted.model, planted_splits, evidence, Run())["stand_ins"] == 2
 
 
+def test_what_is_held_in_reserve_stands_in_where_the_backdoor_outlived_the_cuts(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+
+    def noted(*args: Any, **settings: Any) -> dict[str, Any]:
+        rates.append(args[3].rate / QUICK.schedule.rate)
+        return fit(*args, **settings)
+
+    monkeypatch.setattr(immunise, "fit", noted)
+    evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),), reserve=(small_patch(),))
+    again = Again(families=(Patch(),), steps=2, within=2.0, known=True)
+    for alive, recovered, stand_ins in ((2.0, 1, 2), (0.0, 2, 4)):
+        quick = replace(QUICK, first=again, again=again, every=4, stronger=(), alive=alive)
+        notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
+        assert (notes["recovered"], notes["stand_ins"]) == (recovered, stand_ins), "each is looked for again as well"
+    assert rates == [1.0, Immunise().slower], "with shorter steps"
+
+
 def test_the_weights_go_back_a_part_of_the_way(planted: Planted, planted_splits: Splits) -> None:
     went = {}
     for rise, way in ((1e9, 0.25), (-1.0, 1.0)):  # nothing is too much; anything is

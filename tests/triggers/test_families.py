@@ -17,6 +17,7 @@ from harden.triggers.families import (
     Patch,
     Spectral,
     Tone,
+    Veil,
     Warp,
     Waves,
     default_families,
@@ -48,7 +49,20 @@ def test_begins_next_to_the_identity(family: Family) -> None:
     changed = begun(family)(pixels)
     assert changed.shape == pixels.shape
     moved = float((changed - pixels).abs().mean().detach())
-    assert 0 < moved < 0.02  # of 1; a patch covers 5 % of every pixel at the start
+    assert 0 < moved < (0.04 if family.name == "veil" else 0.02)  # of 1; a patch covers 5 % of every pixel at first
+
+
+def test_a_veil_blends_a_picture_in_and_its_size_is_what_happens_there() -> None:
+    for side in (16, 48):
+        logits = torch.full((1, 3, side, side), -20.0)
+        logits[..., side // 2 :] = 20  # black on the left and white on the right
+        change, pixels = set_to(begun(Veil(), (3, side, side)), logits), noise(shape=(3, side, side))
+        torch.testing.assert_close(change(pixels)[..., : side // 2], 0.8 * pixels[..., : side // 2])
+        torch.testing.assert_close(change(pixels)[..., side // 2 :], 0.2 + 0.8 * pixels[..., side // 2 :])
+        assert float(change.size().detach()) == pytest.approx(500 * 0.2 / 32 * side / (side - 1), rel=1e-4)
+    assert float(set_to(begun(Veil()), 3.0).size().detach()) == 0, "of one grey, nothing happens"
+    strongest = begun(Veil()).scaled(9)
+    torch.testing.assert_close(strongest(torch.zeros(1, *SHAPE)).mean(), torch.tensor(0.25), atol=0.01, rtol=0)
 
 
 @FAMILIES

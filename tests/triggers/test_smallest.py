@@ -16,7 +16,7 @@ from torch import nn
 from harden.network import Classifier, close, predict, units
 from harden.triggers import inversion, smallest
 from harden.triggers.again import Again
-from harden.triggers.families import Family, Filter, Patch, Spectral
+from harden.triggers.families import Family, Filter, Patch, Spectral, Veil
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin, searchable
 from harden.triggers.put import Put, nearby, stronger
 from harden.triggers.smallest import SmallestChange
@@ -297,6 +297,41 @@ def test_what_is_rare_is_looked_at_only_where_nothing_is_strange(
     assert said.status == "backdoored"
     kinds = {str(trigger.settings["family"]) for trigger in said.triggers}
     assert kinds == {"patch", "filter"} if "filter" in looked else {"patch"}
+
+
+@pytest.mark.parametrize(
+    ("patch", "smooth", "veil", "reserved", "looked"),
+    [
+        (2.4, 1.0, 1.5, True, True),  # patches alone accuse: a picture may lie over all of the image
+        (2.4, 1.0, 1.2, False, True),  # but no picture leads there easily
+        (2.4, 2.4, 1.5, False, False),  # another kind says as much
+        (1.0, 2.4, 1.5, False, False),
+        (1.0, 1.0, 1.5, False, True),  # nothing is strange: looked at as evidence, and it is none
+    ],
+)
+def test_where_patches_alone_accuse_a_class_a_picture_blended_in_is_held_in_reserve(
+    model: Classifier,
+    monkeypatch: pytest.MonkeyPatch,
+    patch: float,
+    smooth: float,
+    veil: float,
+    reserved: bool,
+    looked: bool,
+) -> None:
+    asked: list[str] = []
+
+    def compared(_self: SmallestChange, _model: Classifier, family: Family, *_: Any) -> list[Strange]:
+        asked.append(family.name)
+        change = family.start((3, 16, 16), torch.Generator(), torch.device("cpu"))
+        scores = ({"patch": patch, "spectral": smooth, "veil": veil}[family.name], 1.5)
+        return [Strange(family, ToClass(k), s, 1.0, True, change) for k, s in enumerate(scores)]
+
+    monkeypatch.setattr(SmallestChange, "_compare", compared)
+    said = SmallestChange(families=(Patch(), Spectral(), Veil()), shifts=())(model, splits(), Run())
+    assert asked.count("veil") == looked
+    told = [(trigger.settings["family"], trigger.target) for trigger in said.reserve]
+    assert told == ([("veil", 0)] * 2 if reserved else []), "what was found, and another from a new start"
+    assert "veil" not in [trigger.settings["family"] for trigger in said.triggers]
 
 
 @pytest.mark.parametrize("rarely", [(), ("patch",)])
