@@ -91,8 +91,9 @@ class Immunise:
     rise: float = 1.0
     """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
     alive: float = 0.2
-    """If stand-ins are named with so much of probability before relearning, the cuts have left the backdoor in force:
-    then nothing goes back, since what is left of the way is what is left of the backdoor."""
+    """If stand-ins, or those held in reserve, are named with so much of probability before relearning, the cuts have
+    left the backdoor in force: then nothing goes back, since what is left of the way is what is left of the backdoor.
+    """
     far: float = 10.0
     """How many times as long a gradient may be before it is clipped, if they have: it is a long way then, and cut to
     the usual length steps end half of the way, with more of the backdoor and less of all else."""
@@ -132,13 +133,16 @@ class Immunise:
         before = {name: value.clone() for name, value in model.state_dict().items()}
         some = images.take(torch.arange(0, len(images), -(-len(images) // self.asked)))
 
-        def named(model: Classifier, generator: torch.Generator) -> Callable[[], Tensor]:
-            """How much of probability the pool as it is now gets for accused classes, whenever it is asked."""
+        def named(model: Classifier, pool: list[Trigger], generator: torch.Generator) -> Callable[[], Tensor]:
+            """How much of probability these, as they are now, get for accused classes, whenever it is asked."""
             twins = torch.cat([dealt(pool, some, generator) for _ in range(2)])
             wrong = teacher.accused(some.labels).repeat(2, 1)
             return lambda: claimed(predict(model, twins), wrong).mean()
 
-        in_force = float(named(model, torch.Generator().manual_seed(run.seed))()) >= self.alive
+        asked = [group for group in (pool, list(evidence.reserve)) if group]
+        in_force = any(
+            float(named(model, group, torch.Generator().manual_seed(run.seed))()) >= self.alive for group in asked
+        )
         if in_force:
             triggers += evidence.reserve
             pool += [*evidence.reserve, *stronger(evidence.reserve, self.stronger, 1.0)]
@@ -173,7 +177,7 @@ class Immunise:
             augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),
             before_epoch=regenerate,
         )
-        way = settle(model, before, () if in_force else self.ways, self.rise, named(model, generator))
+        way = settle(model, before, () if in_force else self.ways, self.rise, named(model, pool, generator))
         return {**record, "stand_ins": len(pool), "recovered": len(triggers), "way": way}
 
 

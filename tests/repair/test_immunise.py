@@ -227,6 +227,19 @@ def test_what_is_held_in_reserve_stands_in_where_the_backdoor_outlived_the_cuts(
     assert rates == [1.0, Immunise().slower], "with shorter steps"
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_a_backdoor_that_only_the_reserve_knows_to_be_in_force_is_in_force(
+    planted: Planted, planted_splits: Splits, works: bool
+) -> None:
+    evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),))
+    reserve = planted.evidence.triggers if works else (small_patch(),)
+    usual, longer = (
+        QUICK(planted.model.copy(), planted.model, planted_splits, some, Run())["epochs"]
+        for some in (evidence, replace(evidence, reserve=reserve))
+    )
+    assert (usual, longer) == (4, 8 if works else 4)
+
+
 def test_the_weights_go_back_a_part_of_the_way(planted: Planted, planted_splits: Splits) -> None:
     went = {}
     for rise, way in ((1e9, 0.25), (-1.0, 1.0)):  # nothing is too much; anything is
