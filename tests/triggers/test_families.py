@@ -62,6 +62,7 @@ def test_a_veil_blends_a_picture_in_and_its_size_is_what_happens_there() -> None
         assert float(change.size().detach()) == pytest.approx(500 * 0.2 / 32 * side / (side - 1), rel=1e-4)
     assert float(set_to(begun(Veil()), 3.0).size().detach()) == 0, "of one grey, nothing happens"
     strongest = begun(Veil()).scaled(9)
+    assert strongest is not None
     torch.testing.assert_close(strongest(torch.zeros(1, *SHAPE)).mean(), torch.tensor(0.25), atol=0.01, rtol=0)
 
 
