@@ -110,8 +110,12 @@ class Immunise:
     def __call__(
         self, model: Classifier, suspect: Classifier, splits: Splits, evidence: Evidence, run: Run
     ) -> Mapping[str, Any]:
+
+        def doubled(some: Sequence[Trigger]) -> list[Trigger]:
+            return [*some, *stronger(some, self.stronger, 1.0)]
+
         triggers = list(evidence.triggers)
-        pool = [*triggers, *stronger(triggers, self.stronger, 1.0)]
+        pool = doubled(triggers)
         if evidence.status != "backdoored" or not pool:
             return {"epochs": 0, "stopped_because": "no backdoor was found, so there is nothing to relearn"}
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
@@ -125,7 +129,7 @@ class Immunise:
             if every and epoch % every == 0 and time.monotonic() < run.deadline:
                 look = self.again if epoch else self.first
                 found = look(model, images, triggers, generator)
-                pool.extend([*found, *stronger(found, self.stronger, 1.0)])
+                pool.extend(doubled(found))
             epoch += 1
 
         teacher = Teacher(suspect, images, evidence.triggers, self.doubt)
@@ -145,7 +149,7 @@ class Immunise:
         )
         if in_force:
             triggers += evidence.reserve
-            pool += [*evidence.reserve, *stronger(evidence.reserve, self.stronger, 1.0)]
+            pool += doubled(evidence.reserve)
             schedule = replace(schedule.times(self.longer), clip=self.far * schedule.clip)
             if evidence.reserve:
                 schedule = replace(schedule, rate=self.slower * schedule.rate)

@@ -110,12 +110,12 @@ class SmallestChange:
         found: list[Strange] = []
         each = sum(self._each(aims) for aims in groups)
         with run.progress.task("looking for strangely small changes", each * len(self.families)) as task:
-            for number, family in enumerate(self.families):
+            for family in self.families:
                 if family.name in self.rarely and self.verdict.sure(found):
                     task.advance(each, f"{family.name} is not needed")
                     continue
                 for aims in groups:
-                    found += self._looked(copy, number, aims, images, run, task)
+                    found += self._looked(copy, family, aims, images, run, task)
         named = self._named(model, splits, self.verdict.near(found, self._apart, self.verdict.nearly), run)
         if named is None or not named.guilty:
             named = self._loudest(copy, images, groups[0], found, run) or named
@@ -158,11 +158,11 @@ class SmallestChange:
         return far
 
     def _looked(
-        self, model: Classifier, number: int, aims: Sequence[Aim], images: Images, run: Run, task: Task
+        self, model: Classifier, family: Family, aims: Sequence[Aim], images: Images, run: Run, task: Task
     ) -> list[Strange]:
         """What one of the families finds."""
-        family = self.families[number]
-        make = partial(self._compare, model, family, aims, images, run.seed + number, run.deadline, task)
+        seed = run.seed + self.families.index(family)
+        make = partial(self._compare, model, family, aims, images, seed, run.deadline, task)
         return run.step(f"{family.name}: {', '.join(called(aim, model.contract) for aim in aims)}", make)
 
     def _compare(
@@ -284,10 +284,10 @@ class SmallestChange:
         if not accused or not accused <= set(aims) or not all(isinstance(s.family, Patch) for s in guilty):
             return []
         seen = [s for s in found if s.family.name == self.whole]
-        number = next((i for i, family in enumerate(self.families) if family.name == self.whole), None)
-        if not seen and number is not None and time.monotonic() < run.deadline:
+        family = next((family for family in self.families if family.name == self.whole), None)
+        if not seen and family is not None and time.monotonic() < run.deadline:
             with run.progress.task("looking for a picture blended in", self._each(aims)) as task:
-                seen = self._looked(model, number, aims, images, run, task)
+                seen = self._looked(model, family, aims, images, run, task)
         return [s for s in seen if s.counts and s.aim in accused and s.score >= self.verdict.easily]
 
     def _judged(self, model: Classifier, images: Images, aims: Sequence[Aim], case: Case, run: Run) -> Evidence:
