@@ -423,7 +423,7 @@ class _Veiled:
         return 500 * self.share * happens * max(picture.shape[-2:]) / 32  # the same for pixels of any size
 
     def scaled(self, factor: float) -> Change:
-        return _Veiled([p.detach() for p in self.parameters], min(0.5, factor * self.share))
+        return _Veiled([p.detach().clone() for p in self.parameters], min(0.5, factor * self.share))
 
 
 @dataclass(frozen=True)

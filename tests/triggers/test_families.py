@@ -106,6 +106,18 @@ def test_twice_as_strong_is_twice_as_large_and_changes_more(family: Family) -> N
 
 
 @FAMILIES
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_what_is_begun_from_another_leaves_that_as_it_was(family: Family, factor: float) -> None:
+    change, pixels = begun(family), noise()
+    before, more = change(pixels).detach(), change.scaled(factor)
+    assert more is not None
+    with torch.no_grad():
+        for parameter in more.parameters:
+            parameter.add_(1)
+    assert torch.equal(change(pixels), before)
+
+
+@FAMILIES
 def test_what_is_fixed_learns_no_more(family: Family) -> None:
     change = fixed(begun(family))
     assert not change(noise()).requires_grad
