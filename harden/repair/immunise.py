@@ -11,8 +11,10 @@
 
 At the start, where most is left of the backdoor, and every `every` epochs each stand-in is looked for again on the
 network as it is now, and what is found joins the pool if many images follow it. It is kept no larger than what is
-usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. In the end the weights go back a
-part of the way, as far as the stand-ins do not notice, if the cuts had closed the backdoor.
+usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. What was held in reserve is at
+the start looked for in the suspect: there, what leads to the target is the backdoor more than anything, while in a
+network that has lost half of its backdoor it is what any network would call that class. In the end the weights go back
+a part of the way, as far as the stand-ins do not notice, if the cuts had closed the backdoor.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
@@ -99,9 +101,6 @@ class Immunise:
     the usual length steps end half of the way, with more of the backdoor and less of all else."""
     longer: int = 2
     """And how many times as many steps it then takes."""
-    slower: float = 0.25
-    """How long these are where what was held in reserve stands in as well: that changes all of every picture, and long
-    steps would pay for it with all classes."""
     asked: int = 1000
     """Images, at most, that this is asked about."""
     doubt: bool = True
@@ -122,13 +121,17 @@ class Immunise:
         generator = torch.Generator().manual_seed(run.seed)
         schedule = self.schedule if normalised(model) else self.bare
         every = min(self.every, max(1, self.every * schedule.epochs_of(len(images)) // schedule.epochs))
+        reserve: list[Trigger] = []
         epoch = 0
 
         def regenerate(model: Classifier) -> None:
             nonlocal epoch
             if every and epoch % every == 0 and time.monotonic() < run.deadline:
-                look = self.again if epoch else self.first
-                found = look(model, images, triggers, generator)
+                if epoch:
+                    found = self.again(model, images, [*triggers, *reserve], generator)
+                else:
+                    found = self.first(model, images, triggers, generator)
+                    found += self.first(suspect, images, reserve, generator)
                 pool.extend(doubled(found))
             epoch += 1
 
@@ -148,11 +151,9 @@ class Immunise:
             float(named(model, group, torch.Generator().manual_seed(run.seed))()) >= self.alive for group in asked
         )
         if in_force:
-            triggers += evidence.reserve
-            pool += doubled(evidence.reserve)
+            reserve += evidence.reserve
+            pool += doubled(reserve)
             schedule = replace(schedule.times(self.longer), clip=self.far * schedule.clip)
-            if evidence.reserve:
-                schedule = replace(schedule, rate=self.slower * schedule.rate)
             every *= self.longer
 
         def loss(model: Classifier, batch: Images) -> Tensor:
@@ -182,7 +183,7 @@ class Immunise:
             before_epoch=regenerate,
         )
         way = settle(model, before, () if in_force else self.ways, self.rise, named(model, pool, generator))
-        return {**record, "stand_ins": len(pool), "recovered": len(triggers), "way": way}
+        return {**record, "stand_ins": len(pool), "recovered": len(triggers) + len(reserve), "way": way}
 
 
 def normalised(model: Classifier) -> bool:

@@ -42,6 +42,8 @@ class Again:
         known = [(str(t.settings["family"]), aim, t) for t, aim in aims if aim is not None]
         if not self.known:
             known = list({(name, aim): (name, aim, t) for name, aim, t in known}.values())
+        if not known:
+            return []
         copy = searchable(model, images)
         seeds = torch.randint(2**31, (len(known),), generator=generator).tolist()
 

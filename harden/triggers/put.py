@@ -78,4 +78,4 @@ def nearby(trigger: Trigger, bound: float, most: float = 2.0) -> Change | None:
     if not isinstance(trigger.apply, Put):
         return None
     change = trigger.apply.change
-    return change.scaled(min(most, bound / float(change.size())))
+    return change.scaled(min(most, bound / float(change.size().detach())))

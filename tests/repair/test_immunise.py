@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -209,22 +209,30 @@ def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, plan
 
 
 def test_what_is_held_in_reserve_stands_in_where_the_backdoor_outlived_the_cuts(
-    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+    planted: Planted, planted_splits: Splits
 ) -> None:
-    rates = []
-
-    def noted(*args: Any, **settings: Any) -> dict[str, Any]:
-        rates.append(args[3].rate / QUICK.schedule.rate)
-        return fit(*args, **settings)
-
-    monkeypatch.setattr(immunise, "fit", noted)
     evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),), reserve=(small_patch(),))
     again = Again(families=(Patch(),), steps=2, within=2.0, known=True)
     for alive, recovered, stand_ins in ((2.0, 1, 2), (0.0, 2, 4)):
         quick = replace(QUICK, first=again, again=again, every=4, stronger=(), alive=alive)
         notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
         assert (notes["recovered"], notes["stand_ins"]) == (recovered, stand_ins), "each is looked for again as well"
-    assert rates == [1.0, Immunise().slower], "with shorter steps"
+
+
+def test_what_is_held_in_reserve_is_looked_for_in_the_suspect_first(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),), reserve=(small_patch(),))
+    looked, suspect = [], planted.model
+
+    def noted(_: Again, model: Classifier, __: Images, triggers: Sequence[Trigger], ___: object) -> list[Trigger]:
+        looked.append((model is suspect, list(triggers)))
+        return []
+
+    monkeypatch.setattr(Again, "__call__", noted)
+    replace(QUICK, every=2, alive=0.0)(planted.model.copy(), suspect, planted_splits, evidence, Run())
+    first, reserve = list(evidence.triggers), list(evidence.reserve)
+    assert looked == [(False, first), (True, reserve), (False, first + reserve)]
 
 
 @pytest.mark.parametrize("works", [True, False])
