@@ -121,7 +121,6 @@ class Immunise:
         generator = torch.Generator().manual_seed(run.seed)
         schedule = self.schedule if normalised(model) else self.bare
         every = min(self.every, max(1, self.every * schedule.epochs_of(len(images)) // schedule.epochs))
-        reserve: list[Trigger] = []
         epoch = 0
 
         def regenerate(model: Classifier) -> None:
@@ -150,9 +149,9 @@ class Immunise:
         in_force = any(
             float(named(model, group, torch.Generator().manual_seed(run.seed))()) >= self.alive for group in asked
         )
+        reserve = list(evidence.reserve) if in_force else []
+        pool += doubled(reserve)
         if in_force:
-            reserve += evidence.reserve
-            pool += doubled(reserve)
             schedule = replace(schedule.times(self.longer), clip=self.far * schedule.clip)
             every *= self.longer
 
