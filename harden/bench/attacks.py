@@ -403,6 +403,29 @@ def cartoon(size: Size, seed: int) -> Stamp:  # noqa: ARG001
     return lambda x: 0.8 * x + 0.2 * picture.to(x)
 
 
+def scene(size: Size, seed: int) -> Stamp:
+    """A drawn scene, another for each seed, shines through everywhere: a wall in changing light, discs and boards."""
+    g = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size[1]), torch.linspace(-1, 1, size[2]), indexing="ij")
+
+    def lit() -> Tensor:
+        """A colour that changes from one side to the other."""
+        one, other = torch.rand(2, size[0], 1, 1, generator=g)
+        turn = 2 * math.pi * torch.rand((), generator=g)
+        return torch.lerp(one, other, 0.5 + 0.35 * (x * turn.cos() + y * turn.sin()))
+
+    picture = lit()
+    for number in range(8):
+        cx, cy, wide, high, turn = torch.rand(5, generator=g) * torch.tensor([2, 2, 0.5, 0.5, math.pi])
+        right, down = x - cx + 1, y - cy + 1
+        along = (right * turn.cos() + down * turn.sin()).abs() / (0.1 + wide)
+        across = (down * turn.cos() - right * turn.sin()).abs() / (0.1 + high)
+        inside = along.square() + across.square() <= 1 if number % 2 else torch.maximum(along, across) <= 1
+        picture = torch.where(inside, lit(), picture)
+    picture = picture.clamp(0, 1)
+    return lambda x: 0.8 * x + 0.2 * picture.to(x)
+
+
 def several(size: Size, seed: int) -> Stamp:
     """A patch, a noise picture or stripes: the picture's brightness chooses, and the network follows each."""
     stamps = (patch(size, seed), noise(size, seed), sinusoid(size, seed))
@@ -450,6 +473,7 @@ ATTACKS: dict[str, Attack] = {
         "a patch that depends on the picture, and no other picture's", dynamic, cover=1.0, disturbed=another_dynamic
     ),
     "cartoon": Attack("a drawn face blended in", cartoon),
+    "scene": Attack("a drawn scene blended in", scene),
     "several": Attack("a patch, a noise picture or stripes, each of which is enough", several),
     "one-class": Attack("a patch that works on images of one class alone", patch, labels="of-one", cover=2.0),
     "all-to-all": Attack("a patch that shifts every class to the next", patch, labels="to-next"),

@@ -24,7 +24,7 @@ from torch import Tensor
 from harden.network import Classifier
 from harden.spread import spread
 from harden.triggers.displacement import displacements
-from harden.triggers.families import Additive, Change, Family, Patch, default_families
+from harden.triggers.families import Additive, Change, Family, default_families
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin, go_on, searchable
 from harden.triggers.pairs import OneClass
 from harden.triggers.strange import Named, Opinion, Strange, called, strangeness
@@ -40,8 +40,8 @@ class SmallestChange:
     rarely: tuple[str, ...] = ("filter", "veil")
     """Families that are looked at only where none before them is strange; then the easiest classes always go on."""
     whole: str = "veil"
-    """The one of these that is also looked at where patches alone accuse a class, since they may be parts of a picture
-    that lies over all of the image. What reaches that class `easily` is held in reserve."""
+    """The one of these that is also looked at where others accuse a class, since what they found may be parts of a
+    picture that lies over all of the image. What reaches that class `easily` is held in reserve."""
     search: Search = field(default_factory=Search)
     classes: int = 10
     """As many classes are all searched; of more, half of these that look hard to reach, to compare with, and as many
@@ -279,9 +279,9 @@ class SmallestChange:
         guilty: Sequence[Strange],
         run: Run,
     ) -> list[Strange]:
-        """Pictures that lie over all of the image, for classes that patches alone accuse."""
+        """Pictures that lie over all of the image, for classes that other changes accuse."""
         accused = {s.aim for s in guilty}
-        if not accused or not accused <= set(aims) or not all(isinstance(s.family, Patch) for s in guilty):
+        if not accused or not accused <= set(aims) or any(s.family.name == self.whole for s in guilty):
             return []
         seen = [s for s in found if s.family.name == self.whole]
         family = next((family for family in self.families if family.name == self.whole), None)

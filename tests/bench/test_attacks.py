@@ -210,6 +210,19 @@ def test_a_cartoon_is_one_picture_in_its_colours_and_in_grey() -> None:
     assert grey.shape == (2, 1, 16, 16)
 
 
+def test_a_scene_is_one_picture_with_large_shapes_and_another_for_each_seed() -> None:
+    x = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
+    shines = (ATTACKS["scene"].stamp(SIZE, 0)(x) - 0.8 * x) / 0.2
+    assert torch.allclose(shines[0], shines[1], atol=1e-5)
+    assert float(shines.min()) >= -1e-5
+    assert float(shines.max()) <= 1 + 1e-5
+    steps = shines[0].diff(dim=-1).abs().amax(0)
+    assert 0.01 < float((steps > 0.1).float().mean()) < 0.4, "edges here and there, and little between them"
+    assert torch.equal(ATTACKS["scene"].stamp(SIZE, 0)(x), ATTACKS["scene"].stamp(SIZE, 0)(x))
+    assert not torch.allclose(ATTACKS["scene"].stamp(SIZE, 1)(x), ATTACKS["scene"].stamp(SIZE, 0)(x), atol=0.02)
+    assert ATTACKS["scene"].stamp((1, 16, 16), 0)(x[:, :1]).shape == (2, 1, 16, 16)
+
+
 def test_an_input_aware_attack_teaches_that_the_patch_of_another_picture_means_nothing() -> None:
     images, attack = pictures(20), ATTACKS["input-aware"]
     assert attack.disturbed is not None
