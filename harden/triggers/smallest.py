@@ -37,7 +37,7 @@ class SmallestChange:
     """Every promising class against every family; cheap looks first."""
 
     families: tuple[Family, ...] = field(default_factory=default_families)
-    rarely: tuple[str, ...] = ("filter", "veil")
+    rarely: tuple[str, ...] = ("filter", "veil", "thin veil")
     """Families that are looked at only where none before them is strange; then the easiest classes always go on."""
     whole: str = "veil"
     """The one of these that is also looked at where others accuse a class, since what they found may be parts of a
