@@ -334,6 +334,16 @@ def test_where_something_accuses_a_class_a_picture_blended_in_is_held_in_reserve
     assert "veil" not in [trigger.settings["family"] for trigger in said.triggers]
 
 
+def test_what_is_looked_at_rarely_is_among_the_families_and_none_is_called_as_another() -> None:
+    scan = SmallestChange()
+    names = [family.name for family in scan.families]
+    assert len(set(names)) == len(names)
+    assert {*scan.rarely, scan.whole} <= set(names)
+    assert [f.success for f in scan.families if isinstance(f, Veil)] == [0.95, 0.8], (
+        "nearly all images, and most of them"
+    )
+
+
 @pytest.mark.parametrize("rarely", [(), ("patch",)])
 def test_what_seems_hopeless_is_decided_early_but_not_what_is_rare(
     model: Classifier, monkeypatch: pytest.MonkeyPatch, rarely: tuple[str, ...]

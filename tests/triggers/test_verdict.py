@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Waves
+from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Veil, Waves
 from harden.triggers.inversion import ToClass
 from harden.triggers.strange import Named, Opinion, Strange
 from harden.triggers.verdict import Case, Verdict
@@ -40,6 +40,10 @@ CASES = {
     "for two classes": (Case([strange(2.1), strange(2.1, 1, ADDITIVE)]), ("inconclusive", [])),
     "waves and cosines are one kind": (
         Case([strange(2.1, family=WAVES), strange(2.1, family=COSINES)]),
+        ("inconclusive", []),
+    ),
+    "pictures that all or most images follow are one kind": (
+        Case([strange(2.1, family=Veil()), strange(2.1, family=Veil("thin veil"))]),
         ("inconclusive", []),
     ),
     "a second target, nearly as strange": (Case([strange(5.0), strange(3.1, 1)]), ("backdoored", [0, 1])),
