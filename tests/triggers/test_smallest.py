@@ -334,6 +334,18 @@ def test_where_something_accuses_a_class_a_picture_blended_in_is_held_in_reserve
     assert "veil" not in [trigger.settings["family"] for trigger in said.triggers]
 
 
+def test_a_picture_that_accuses_by_itself_is_no_reserve(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compared(_self: SmallestChange, _model: Classifier, family: Family, *_: Any) -> list[Strange]:
+        change = family.start((3, 16, 16), torch.Generator(), torch.device("cpu"))
+        score = 3.5 if family.name == "veil" else 1.0
+        return [Strange(family, ToClass(k), s, 1.0, True, change) for k, s in enumerate((score, 1.0))]
+
+    monkeypatch.setattr(SmallestChange, "_compare", compared)
+    said = SmallestChange(families=(Patch(), Veil()), shifts=(), copies=1)(model, splits(), Run())
+    assert [trigger.settings["family"] for trigger in said.triggers] == ["veil"]
+    assert said.reserve == ()
+
+
 def test_what_is_looked_at_rarely_is_among_the_families_and_none_is_called_as_another() -> None:
     scan = SmallestChange()
     names = [family.name for family in scan.families]
