@@ -6,21 +6,25 @@
     g        what f0 says, as far as it can be believed   (repair/teacher)
     hold(z, y)   = -mean over y of log(1 - sum_{t in W(y)} softmax(z)_t)
     share  = few^2 / (few^2 + number of images^2)                                          of u that is mixed
+    v        images of accused classes with others shining through, where the backdoor is still in force
     loss   = label [CE(f(x~), y) + CE(f(u), y) where u is not mixed]
-           + distil [KL(g(x), f(x~)) + (1 + keep share) KL(g(u), f(u))] + forbid hold(f(x~), y)
+           + distil [KL(g(x), f(x~)) + (1 + keep share) KL(g(u), f(u)) + own KL(g(v), f(v))] + forbid hold(f(x~), y)
 
 At the start, where most is left of the backdoor, and every `every` epochs each stand-in is looked for again on the
 network as it is now, and what is found joins the pool if many images follow it. It is kept no larger than what is
-usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. What was held in reserve is at
-the start looked for in the suspect: there, what leads to the target is the backdoor more than anything, while in a
-network that has lost half of its backdoor it is what any network would call that class. In the end the weights go back
-a part of the way, as far as the stand-ins do not notice, if the cuts had closed the backdoor.
+usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. What was held in reserve is looked
+for in the suspect and the network together: what the suspect alone follows is mostly gone by then, and in a network
+that has lost half of its backdoor it is what any network would call that class. Some of it is that still, so pictures
+of the class itself, with others shining through, are asked of the suspect as well: without them every second picture
+of the class was lost in one network. In the end the weights go back a part of the way, as far as the stand-ins do not
+notice, if the cuts had closed the backdoor.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,11 +38,11 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from harden.data import together
 from harden.network import Classifier, as_logits, predict
-from harden.repair.augment import CropAndFlip, mixed, tolerated
+from harden.repair.augment import Augment, CropAndFlip, mixed, tolerated
 from harden.repair.losses import distilled
 from harden.repair.teacher import Teacher
 from harden.repair.train import Schedule, fit
-from harden.triggers.again import Again
+from harden.triggers.again import Again, shared
 from harden.triggers.put import everywhere, stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
 
@@ -83,6 +87,9 @@ class Immunise:
     again: Again = field(default_factory=lambda: Again(steps=25, within=1.5, follow=0.7, known=True))
     """And later: smaller than an ordinary adversarial pattern is, and followed by most images. What hardly any follow
     is no longer the backdoor, and to learn it would only cost accuracy."""
+    both: Again = field(default_factory=lambda: Again(steps=25, within=1.0, follow=0.65, known=True))
+    """How what was held in reserve is looked for each time, in both networks: as large as is usual for other classes,
+    and followed by one image in three at least in the network that is relearned, if all follow it in the suspect."""
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4
@@ -99,8 +106,15 @@ class Immunise:
     far: float = 10.0
     """How many times as long a gradient may be before it is clipped, if they have: it is a long way then, and cut to
     the usual length steps end half of the way, with more of the backdoor and less of all else."""
+    lost: float = 0.1
+    """Share of the very images it learns from that it may name wrongly after such steps and did not before: where they
+    led astray, it is done again with steps of the usual length."""
     longer: int = 2
     """And how many times as many steps it then takes."""
+    own: float = 2.0
+    """How much the suspect's word counts then on pictures of accused classes with others shining through."""
+    half: float = 0.5
+    """And how many of these there are, of the images of a batch."""
     asked: int = 1000
     """Images, at most, that this is asked about."""
     doubt: bool = True
@@ -113,76 +127,120 @@ class Immunise:
         def doubled(some: Sequence[Trigger]) -> list[Trigger]:
             return [*some, *stronger(some, self.stronger, 1.0)]
 
-        triggers = list(evidence.triggers)
+        triggers, reserve = list(evidence.triggers), list(evidence.reserve)
         pool = doubled(triggers)
         if evidence.status != "backdoored" or not pool:
             return {"epochs": 0, "stopped_because": "no backdoor was found, so there is nothing to relearn"}
         images = together(splits.tune, splits.choose)  # nothing is chosen any more
         generator = torch.Generator().manual_seed(run.seed)
-        schedule = self.schedule if normalised(model) else self.bare
-        every = min(self.every, max(1, self.every * schedule.epochs_of(len(images)) // schedule.epochs))
-        epoch = 0
+        augment = tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed)
+        lesson = _Lesson(self, Teacher(suspect, images, triggers, self.doubt), images, pool, augment, generator)
 
-        def regenerate(model: Classifier) -> None:
-            nonlocal epoch
-            if every and epoch % every == 0 and time.monotonic() < run.deadline:
-                if epoch:
-                    found = self.again(model, images, [*triggers, *reserve], generator)
-                else:
-                    found = self.first(model, images, triggers, generator)
-                    found += self.first(suspect, images, reserve, generator)
-                pool.extend(doubled(found))
-            epoch += 1
-
-        teacher = Teacher(suspect, images, evidence.triggers, self.doubt)
-        share = self.few**2 / (self.few**2 + len(images) ** 2)
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        some = images.take(torch.arange(0, len(images), -(-len(images) // self.asked)))
-
-        def named(model: Classifier, pool: list[Trigger], generator: torch.Generator) -> Callable[[], Tensor]:
-            """How much of probability these, as they are now, get for accused classes, whenever it is asked."""
-            twins = torch.cat([dealt(pool, some, generator) for _ in range(2)])
-            wrong = teacher.accused(some.labels).repeat(2, 1)
-            return lambda: claimed(predict(model, twins), wrong).mean()
-
-        asked = [group for group in (pool, list(evidence.reserve)) if group]
         in_force = any(
-            float(named(model, group, torch.Generator().manual_seed(run.seed))()) >= self.alive for group in asked
+            float(lesson.said(model, group, torch.Generator().manual_seed(run.seed))()) >= self.alive
+            for group in (pool, reserve)
+            if group
         )
-        reserve = list(evidence.reserve) if in_force else []
-        pool += doubled(reserve)
+        usual = self.schedule if normalised(model) else self.bare
+        every = min(self.every, max(1, self.every * usual.epochs_of(len(images)) // usual.epochs))
+        schedule, ways = usual, self.ways
         if in_force:
-            schedule = replace(schedule.times(self.longer), clip=self.far * schedule.clip)
-            every *= self.longer
+            schedule = replace(usual.times(self.longer), clip=self.far * usual.clip)
+            every, ways = every * self.longer, ()
+            pool += doubled(reserve)
+            lesson.keeps_own()
+        else:
+            reserve = []
 
-        def loss(model: Classifier, batch: Images) -> Tensor:
-            count = int(share * len(batch))
-            wrong = teacher.accused(batch.labels)
-            other = torch.randperm(len(batch), generator=generator)[:count].to(batch.labels.device)
-            strange = mixed(batch.pixels[:count], batch.pixels[other], generator)
-            asked = torch.cat([batch.pixels, strange]), torch.cat([wrong, wrong[:count] & wrong[other]])
-            said, named = teacher(*asked).split([len(batch), count])
-            twins = dealt(pool, batch, generator)
-            logits = as_logits(model(torch.cat([strange, batch.pixels[count:], twins])))
-            clean, triggered = logits.chunk(2)
-            right = self.label * F.cross_entropy(clean[count:], batch.labels[count:])
-            right += self.label * F.cross_entropy(triggered, batch.labels)
-            kept = (1 + self.keep * share) * distilled(clean, torch.cat([named, said[count:]]), self.temperature)
-            kept += distilled(triggered, said, self.temperature)
-            return right + self.distil * kept + self.forbid * held(triggered, wrong)
+        def relearned(schedule: Schedule) -> dict[str, Any]:
+            epoch = 0
 
-        record = fit(
-            model,
-            images,
-            loss,
-            schedule,
-            run,
-            name="relearning",
-            augment=tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed),
-            before_epoch=regenerate,
-        )
-        way = settle(model, before, () if in_force else self.ways, self.rise, named(model, pool, generator))
+            def regenerate(model: Classifier) -> None:
+                nonlocal epoch
+                if every and epoch % every == 0 and time.monotonic() < run.deadline:
+                    found = (self.again if epoch else self.first)(model, images, triggers, generator)
+                    if reserve:
+                        found += self.both(shared(suspect, model, images), images, reserve, generator)
+                    pool.extend(doubled(found))
+                epoch += 1
+
+            return fit(
+                model, images, lesson, schedule, run, name="relearning", augment=augment, before_epoch=regenerate
+            )
+
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        knew = right(model, images)
+        record = relearned(schedule)
+        if in_force and right(model, images) < knew - self.lost:
+            model.load_state_dict(before)
+            record = relearned(replace(schedule, clip=usual.clip))
+        way = settle(model, before, ways, self.rise, lesson.said(model, pool, generator))
         return {**record, "stand_ins": len(pool), "recovered": len(triggers) + len(reserve), "way": way}
+
+
+class _Lesson:
+    """What the network is to make of a batch: the loss."""
+
+    def __init__(
+        self,
+        how: Immunise,
+        teacher: Teacher,
+        images: Images,
+        pool: list[Trigger],
+        augment: Augment,
+        generator: torch.Generator,
+    ) -> None:
+        self.how, self.teacher, self.images, self.pool = how, teacher, images, pool
+        self.augment, self.generator = augment, generator
+        self.share = how.few**2 / (how.few**2 + len(images) ** 2)
+        self.some = images.take(torch.arange(0, len(images), -(-len(images) // how.asked)))
+        self.wrong = teacher.accused(images.labels)
+        self.own = self.wrong.new_zeros(0).long()
+        """Which of the images are of an accused class, if what the suspect says of these is to be kept as well."""
+
+    def keeps_own(self) -> None:
+        """Where no class is free of suspicion, every picture is of an accused one: then all there is tells of them."""
+        if not bool(self.wrong.any(0).all()):
+            self.own = self.wrong.any(0)[self.images.labels].nonzero().flatten()
+
+    def __call__(self, model: Classifier, batch: Images) -> Tensor:
+        how, teacher = self.how, self.teacher
+        count = int(self.share * len(batch))
+        wrong = teacher.accused(batch.labels)
+        other = torch.randperm(len(batch), generator=self.generator)[:count].to(batch.labels.device)
+        strange = mixed(batch.pixels[:count], batch.pixels[other], self.generator)
+        asked = torch.cat([batch.pixels, strange]), torch.cat([wrong, wrong[:count] & wrong[other]])
+        said, named = teacher(*asked).split([len(batch), count])
+        twins = dealt(self.pool, batch, self.generator)
+        logits = as_logits(model(torch.cat([strange, batch.pixels[count:], twins])))
+        clean, triggered = logits.chunk(2)
+        label = how.label * F.cross_entropy(clean[count:], batch.labels[count:])
+        label += how.label * F.cross_entropy(triggered, batch.labels)
+        kept = (1 + how.keep * self.share) * distilled(clean, torch.cat([named, said[count:]]), how.temperature)
+        kept += distilled(triggered, said, how.temperature)
+        if len(self.own):
+            kept += how.own * self._own(model, math.ceil(how.half * len(batch)))
+        return label + how.distil * kept + how.forbid * held(triggered, wrong)
+
+    def _own(self, model: Classifier, count: int) -> Tensor:
+        """How far the network is from the suspect on pictures of accused classes with others shining through."""
+        mine = self.own[torch.randint(len(self.own), (count,), generator=self.generator).to(self.own.device)]
+        other = torch.randint(len(self.images), (count,), generator=self.generator).to(self.own.device)
+        pictures = mixed(self.images.pixels[mine], self.images.pixels[other], self.generator)
+        pictures = self.augment(pictures, self.generator)
+        said = self.teacher(pictures, self.wrong[mine] & self.wrong[other])
+        return distilled(as_logits(model(pictures)), said, self.how.temperature)
+
+    def said(self, model: Classifier, pool: list[Trigger], generator: torch.Generator) -> Callable[[], Tensor]:
+        """How much of probability these, as they are now, get for accused classes, whenever it is asked."""
+        twins = torch.cat([dealt(pool, self.some, generator) for _ in range(2)])
+        wrong = self.teacher.accused(self.some.labels).repeat(2, 1)
+        return lambda: claimed(predict(model, twins), wrong).mean()
+
+
+def right(model: Classifier, images: Images) -> float:
+    """Share of them that it names rightly."""
+    return float((predict(model, images).argmax(1) == images.labels).float().mean())
 
 
 def normalised(model: Classifier) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor, nn
 
-from harden.network import Classifier
+from harden.network import Classifier, as_logits
 from harden.spread import Job, spread
 from harden.triggers.families import Family, Patch, default_families
 from harden.triggers.inversion import Aim, Search, begin, searchable
@@ -67,3 +68,25 @@ class Again:
             return None
         size = search.size() if math.isinf(bound) else float(search.change.size().detach())
         return as_trigger(family, aim, search.result(), {"size": size, "usual": usual})
+
+
+def shared(one: Classifier, other: Classifier, images: Images) -> Classifier:
+    """Copies of two networks as one that asks the first about one half of the images, the second about the other: what
+    is found in it leads to its class in both.
+    """
+    halves = _Halves(searchable(one, images).network, searchable(other, images).network)
+    both = Classifier(halves, other.contract, other.cost).to(other.mean.device)
+    both.layout = other.layout
+    return both
+
+
+class _Halves(nn.Module):
+    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        half = len(pictures) // 2
+        if not half:
+            return as_logits(self.other(pictures))
+        return torch.cat([as_logits(self.one(pictures[:half])), as_logits(self.other(pictures[half:]))])

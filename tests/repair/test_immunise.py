@@ -19,11 +19,12 @@ from harden.repair.teacher import accused
 from harden.repair.train import Schedule, fit
 from harden.triggers.again import Again
 from harden.triggers.families import Additive, Family, Patch
-from harden.triggers.inversion import ToClass, ToNext
+from harden.triggers.inversion import Aim, ToClass, ToNext
 from harden.triggers.put import as_trigger
 from harden.types import Contract, Evidence, Filter, Images, Run, Splits, Trigger
 from tests.planted import TARGET, Planted, pictures, stamp
 
+TO_TARGET = ToClass(TARGET)
 QUICK = Immunise(Schedule(epochs=4, batch=20, rate=5e-3, clip=1.0, freeze_norm=True))
 
 
@@ -35,12 +36,12 @@ def accuracy(model: Classifier, images: Images) -> float:
     return float((predict(model, images).argmax(1) == images.labels).float().mean())
 
 
-def small_patch() -> Trigger:
+def small_patch(aim: Aim = TO_TARGET) -> Trigger:
     """A recovered stand-in that changes next to nothing."""
     change = Patch().start((3, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"))
     for parameter in change.parameters:
         parameter.requires_grad_(False)
-    return as_trigger(Patch(), ToClass(TARGET), change, {"size": 50.0, "usual": 100.0})
+    return as_trigger(Patch(), aim, change, {"size": 50.0, "usual": 100.0})
 
 
 def test_forgets_the_stand_in_and_keeps_the_accuracy(planted: Planted, planted_splits: Splits) -> None:
@@ -136,7 +137,7 @@ def test_mixed_images_are_named_by_the_suspect_and_not_by_their_labels(
         method(model, planted.model, planted_splits, planted.evidence, Run())
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    only_labels, unmixed = replace(QUICK, distil=0.0), replace(QUICK, few=0.0)
+    only_labels, unmixed = replace(QUICK, distil=0.0), replace(QUICK, few=0.0, own=0.0)
     torch.testing.assert_close(weights(only_labels, 0.0), weights(only_labels, 1.0))
     assert not torch.equal(weights(QUICK, 0.0), weights(QUICK, 1.0))
     assert torch.equal(weights(unmixed, 0.0), weights(unmixed, 1.0))
@@ -194,7 +195,7 @@ def test_stand_ins_are_looked_for_again_and_join_the_pool(planted: Planted, plan
     for alive, epochs in ((2.0, 4), (0.0, 8)):  # closed by the cuts, or in force: as many searches in twice as many
         counts = []
         for every in (0, 2, 1):
-            quick = replace(QUICK, first=again, again=again, every=every, stronger=(), alive=alive)
+            quick = replace(QUICK, first=again, again=again, every=every, stronger=(), alive=alive, lost=1.0)
             notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
             counts.append(notes["stand_ins"])
             assert notes["epochs"] == epochs
@@ -214,25 +215,62 @@ def test_what_is_held_in_reserve_stands_in_where_the_backdoor_outlived_the_cuts(
     evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),), reserve=(small_patch(),))
     again = Again(families=(Patch(),), steps=2, within=2.0, known=True)
     for alive, recovered, stand_ins in ((2.0, 1, 2), (0.0, 2, 4)):
-        quick = replace(QUICK, first=again, again=again, every=4, stronger=(), alive=alive)
+        quick = replace(QUICK, first=again, again=again, both=again, every=4, stronger=(), alive=alive)
         notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
         assert (notes["recovered"], notes["stand_ins"]) == (recovered, stand_ins), "each is looked for again as well"
 
 
-def test_what_is_held_in_reserve_is_looked_for_in_the_suspect_first(
+def test_what_is_held_in_reserve_is_looked_for_in_both_networks_together(
     planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),), reserve=(small_patch(),))
-    looked, suspect = [], planted.model
+    looked: list[tuple[Again, list[Trigger]]] = []
+    apart: list[list[bool]] = []
+    model, suspect = planted.model.copy(), planted.model
+    some = planted_splits.tune.take(torch.arange(8))
 
-    def noted(_: Again, model: Classifier, __: Images, triggers: Sequence[Trigger], ___: object) -> list[Trigger]:
-        looked.append((model is suspect, list(triggers)))
+    def noted(
+        self: Again, where: Classifier, _: Images, triggers: Sequence[Trigger], __: torch.Generator
+    ) -> list[Trigger]:
+        looked.append((self, list(triggers)))
+        said, one, other = (predict(network, some) for network in (where, suspect, model))
+        halves = (said[:4], one[:4]), (said[4:], other[4:])
+        apart.append([torch.allclose(half, wanted, atol=1e-3) for half, wanted in halves])
         return []
 
     monkeypatch.setattr(Again, "__call__", noted)
-    replace(QUICK, every=2, alive=0.0)(planted.model.copy(), suspect, planted_splits, evidence, Run())
+    quick = replace(QUICK, every=2, alive=0.0, lost=1.0)
+    quick(model, suspect, planted_splits, evidence, Run())
     first, reserve = list(evidence.triggers), list(evidence.reserve)
-    assert looked == [(False, first), (True, reserve), (False, first + reserve)]
+    assert looked == [(quick.first, first), (quick.both, reserve), (quick.again, first), (quick.both, reserve)]
+    assert apart == [[True, True], [True, True], [False, True], [True, True]]
+
+
+def test_of_pictures_of_the_accused_class_the_suspect_is_asked_where_the_backdoor_outlived_the_cuts(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Tensor] = []
+
+    def noted(pixels: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
+        asked.append(pixels)
+        return mixed(pixels, others, generator)
+
+    monkeypatch.setattr(immunise, "mixed", noted)
+    images = planted_splits.tune
+    splits = replace(planted_splits, choose=images.take(torch.arange(0)))
+    of_target = images.pixels[images.labels == TARGET]
+    for alive, evidence, some in (
+        (0.0, planted.evidence, True),
+        (2.0, planted.evidence, False),
+        (0.0, replace(planted.evidence, triggers=(small_patch(ToNext(3)),)), False),  # each class is accused
+    ):
+        asked.clear()
+        replace(QUICK, every=0, few=0.0, alive=alive)(planted.model.copy(), planted.model, splits, evidence, Run())
+        found = [pixels for pixels in asked if len(pixels)]
+        assert bool(found) == some
+        for pixels in found:
+            assert len(pixels) == QUICK.schedule.batch // 2
+            assert bool((pixels[:, None] == of_target).flatten(2).all(2).any(1).all())
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -274,12 +312,31 @@ def test_nothing_goes_back_where_the_backdoor_outlived_the_cuts(
 
     monkeypatch.setattr(immunise, "fit", noted)
     for alive in (Immunise().alive, 2.0):
-        quick = replace(QUICK, ways=(0.25,), rise=1e9, alive=alive)
+        quick = replace(QUICK, ways=(0.25,), rise=1e9, alive=alive, lost=1.0)
         notes = quick(planted.model.copy(), planted.model, planted_splits, planted.evidence, Run())
         ways[alive] = notes["way"]
     assert list(ways.values()) == [1.0, 0.25]
     usual = QUICK.schedule
     assert went == [(10 * usual.clip, 2 * usual.epochs), (usual.clip, usual.epochs)], "a long way: more steps, longer"
+
+
+def test_steps_that_led_astray_are_taken_back_and_shortened(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    went = []
+
+    def noted(model: Classifier, *args: Any, **settings: Any) -> dict[str, Any]:
+        start = accuracy(model, planted_splits.tune)
+        record = fit(model, *args, **settings)
+        went.append((args[2].clip, start, accuracy(model, planted_splits.tune) > 0.9))
+        return record
+
+    monkeypatch.setattr(immunise, "fit", noted)
+    model = planted.model.copy()
+    quick = replace(QUICK, far=1e4)
+    quick(model, planted.model, planted_splits, planted.evidence, Run())
+    assert went == [(1e4 * QUICK.schedule.clip, 1.0, False), (QUICK.schedule.clip, 1.0, True)]
+    assert accuracy(model, planted_splits.verify) >= 0.95
 
 
 @pytest.mark.parametrize(("rise", "way"), [(0.0, 1.0), (0.6, 0.75), (1.5, 0.5)])
