@@ -12,12 +12,12 @@
 
 At the start, where most is left of the backdoor, and every `every` epochs each stand-in is looked for again on the
 network as it is now, and what is found joins the pool if many images follow it. It is kept no larger than what is
-usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. What was held in reserve is looked
-for in the suspect and the network together: what the suspect alone follows is mostly gone by then, and in a network
-that has lost half of its backdoor it is what any network would call that class. Some of it is that still, so pictures
-of the class itself, with others shining through, are asked of the suspect as well: without them every second picture
-of the class was lost in one network. In the end the weights go back a part of the way, as far as the stand-ins do not
-notice, if the cuts had closed the backdoor.
+usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. Pictures blended in, and what was
+held in reserve, are looked for in the suspect and the network together: what the suspect alone follows is mostly gone
+by then, and in a network that has lost half of its backdoor it is what any network would call that class. Some of it is
+that still, so the suspect is asked about pictures of the class itself, with others shining through, as well: without
+these every second picture of the class was lost in one network. In the end the weights go back a part of the way, as
+far as the stand-ins do not notice, if the cuts had closed the backdoor.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
@@ -43,6 +43,7 @@ from harden.repair.losses import distilled
 from harden.repair.teacher import Teacher
 from harden.repair.train import Schedule, fit
 from harden.triggers.again import Again, shared
+from harden.triggers.families import Veil, default_families
 from harden.triggers.put import everywhere, stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
 
@@ -88,7 +89,7 @@ class Immunise:
     """And later: smaller than an ordinary adversarial pattern is, and followed by most images. What hardly any follow
     is no longer the backdoor, and to learn it would only cost accuracy."""
     both: Again = field(default_factory=lambda: Again(steps=25, within=1.0, follow=0.65, known=True))
-    """How what was held in reserve is looked for each time, in both networks: as large as is usual for other classes,
+    """How pictures blended in and what is held in reserve are looked for each time: as large as is usual for others,
     and followed by one image in three at least in the network that is relearned, if all follow it in the suspect."""
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
@@ -151,6 +152,7 @@ class Immunise:
             lesson.keeps_own()
         else:
             reserve = []
+        pictures = [*reserve, *(t for t in triggers if in_force and blended_in(t))]
 
         def relearned(schedule: Schedule) -> dict[str, Any]:
             epoch = 0
@@ -159,8 +161,8 @@ class Immunise:
                 nonlocal epoch
                 if every and epoch % every == 0 and time.monotonic() < run.deadline:
                     found = (self.again if epoch else self.first)(model, images, triggers, generator)
-                    if reserve:
-                        found += self.both(shared(suspect, model, images), images, reserve, generator)
+                    if pictures:
+                        found += self.both(shared(suspect, model, images), images, pictures, generator)
                     pool.extend(doubled(found))
                 epoch += 1
 
@@ -228,7 +230,7 @@ class _Lesson:
         other = torch.randint(len(self.images), (count,), generator=self.generator).to(self.own.device)
         pictures = mixed(self.images.pixels[mine], self.images.pixels[other], self.generator)
         pictures = self.augment(pictures, self.generator)
-        said = self.teacher(pictures, self.wrong[mine] & self.wrong[other])
+        said = self.teacher.lowered(pictures)
         return distilled(as_logits(model(pictures)), said, self.how.temperature)
 
     def said(self, model: Classifier, pool: list[Trigger], generator: torch.Generator) -> Callable[[], Tensor]:
@@ -241,6 +243,11 @@ class _Lesson:
 def right(model: Classifier, images: Images) -> float:
     """Share of them that it names rightly."""
     return float((predict(model, images).argmax(1) == images.labels).float().mean())
+
+
+def blended_in(trigger: Trigger) -> bool:
+    """Whether it is a picture that shines through everywhere."""
+    return any(isinstance(f, Veil) and f.name == trigger.settings.get("family") for f in default_families())
 
 
 def normalised(model: Classifier) -> bool:

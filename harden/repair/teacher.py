@@ -51,6 +51,12 @@ class Teacher:
         lie = wrong & self.liars & (logits == logits.amax(1, keepdim=True))
         return torch.where(lie, logits.amin(1, keepdim=True), logits - wrong * self.excess)
 
+    @torch.no_grad()
+    def lowered(self, pixels: Tensor) -> Tensor:
+        """Logits, where all that is doubted is how often the accused classes are said."""
+        logits = as_logits(self.suspect(pixels))
+        return logits - self.excess if self.doubted else logits
+
 
 def accused(triggers: Sequence[Trigger], labels: Tensor, classes: int) -> Tensor:
     """Which classes a trigger would make of an image with this label, other than its own: (N, classes)."""

@@ -2,7 +2,8 @@
 
 Sizes are compared with what is usual (strange.py), and only what they leave open is asked of others.
 
-    backdoored    where the strangest class is over `strange`, or changes of two kinds are over `usual` for one class;
+    backdoored    where the strangest class is over `strange`, or changes of two kinds are over `usual` for one class,
+                  or what pictures of all kinds come to for it, multiplied, is over `agree`;
                   where it is only over `nearly`: if a witness of another kind names the same class, if that class can
                   be made far louder than all others, or if a few filters serve the change, by a second opinion
     clean         where it is under `usual`, and nobody who was asked says otherwise
@@ -14,13 +15,16 @@ times as easy to reach: there what convicts has to be stranger, and nothing that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harden.triggers.families import Spectral
+from harden.triggers.families import Additive, Patch, Spectral, Veil
 from harden.triggers.inversion import Aim
 from harden.triggers.strange import Named, Opinion, Strange, called
 from harden.types import Contract, Status
+
+PICTURES = (Patch, Additive, Veil)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,13 @@ class Verdict:
     trigger."""
     nearly: float = 1.6
     """Over this others are asked."""
+    agree: float = 2.8
+    """What the scores of patches, additive patterns and pictures blended in come to for one class, multiplied, to be as
+    good as one that is strange: where a trigger is hard to imitate, each is a little smaller than usual and none is
+    strange. Of harmless networks the easiest class comes to 1.7 at most; with waves and tones, which go to one class in
+    many of them, to 2.9."""
+    enough: int = 5
+    """Classes that it takes for that: of fewer one is a little easier in every kind by chance."""
     easily: float = 1.3
     """What a change has to score to be taken for a trigger, whoever points at its class."""
     follow: float = 0.1
@@ -74,6 +85,8 @@ class Verdict:
 
     def of(self, classes: int) -> Verdict:
         """The bounds for so many classes."""
+        if classes < self.enough and math.isfinite(self.agree):
+            return replace(self, agree=math.inf).of(classes)
         if classes > self.few or self.little:
             return self
         return replace(self, strange=self.wider * self.strange, usual=self.wider * self.usual, little=True)
@@ -102,6 +115,9 @@ class Verdict:
         served = {s.aim for s, opinion in case.asked.items() if self.serve(s, opinion)}
         guilty = [s for s in case.found if s.counts and s.score >= self.usual and s.aim in wanted]
         guilty = guilty or [s for s in case.found if s.counts and s.score >= self.nearly and s.aim in served]
+        if not guilty:
+            wanted = {aim for aim, score in together(case.found).items() if score >= self.agree}
+            guilty = [s for s in case.found if s.counts and s.score >= self.easily and s.aim in wanted]
         return guilty or list(case.named.guilty if case.named else ())
 
     def status(self, case: Case) -> Status:
@@ -109,6 +125,7 @@ class Verdict:
             return "backdoored"
         natural = bool(case.asked) and all(opinion.follow >= self.stay for opinion in case.asked.values())
         too_strange = case.highest >= self.nearly if self.little else case.highest > self.usual
+        too_strange |= self._most(case) >= self.strange
         doubtful = too_strange or (bool(case.asked) and not natural)
         unsure = case.late or case.highest == 0 or bool(case.named) or doubtful
         return "inconclusive" if unsure else "clean"
@@ -124,6 +141,8 @@ class Verdict:
             if case.highest == 0
             else f"no class is easier to reach than {case.highest:.1f} times the usual (threshold {self.strange:.2g})"
         )
+        if case.highest < self.strange <= self._most(case):
+            why += f"; patches, patterns and pictures blended in come to {self._most(case):.1f} for it, multiplied"
         if case.named:
             by = case.named.by
             why += f"; {by.method} points at {contract.classes[by.label]} ({by.score:.1f})"
@@ -138,6 +157,10 @@ class Verdict:
             why += "; the time budget ended the search early"
         return why
 
+    def _most(self, case: Case) -> float:
+        """What pictures of all kinds come to for the class that they reach most easily, if that tells anything."""
+        return max(together(case.found).values(), default=0.0) if math.isfinite(self.agree) else 0.0
+
     def _may(self, s: Strange) -> float:
         """Share of images that may still follow."""
         return self.half if s.score >= self.usual else self.follow
@@ -149,3 +172,14 @@ class Verdict:
             if s.counts and s.score >= self.usual:
                 kinds.setdefault(s.aim, set()).add(Spectral if isinstance(s.family, Spectral) else type(s.family))
         return {aim for aim, some in kinds.items() if len(some) > 1}
+
+
+def together(found: Sequence[Strange]) -> dict[Aim, float]:
+    """What pictures of each kind score for each aim, multiplied; a kind that is no easier than usual counts as one."""
+    best: dict[Aim, dict[type, float]] = {}
+    for s in found:
+        kind = type(s.family)
+        if s.counts and issubclass(kind, PICTURES):
+            of = best.setdefault(s.aim, {})
+            of[kind] = max(of.get(kind, 1.0), s.score)
+    return {aim: math.prod(of.values()) for aim, of in best.items()}

@@ -18,13 +18,13 @@ from harden.repair.regain import Regain
 from harden.repair.teacher import accused
 from harden.repair.train import Schedule, fit
 from harden.triggers.again import Again
-from harden.triggers.families import Additive, Family, Patch
+from harden.triggers.families import Additive, Family, Patch, Veil
 from harden.triggers.inversion import Aim, ToClass, ToNext
 from harden.triggers.put import as_trigger
 from harden.types import Contract, Evidence, Filter, Images, Run, Splits, Trigger
 from tests.planted import TARGET, Planted, pictures, stamp
 
-TO_TARGET = ToClass(TARGET)
+TO_TARGET, PATCH = ToClass(TARGET), Patch()
 QUICK = Immunise(Schedule(epochs=4, batch=20, rate=5e-3, clip=1.0, freeze_norm=True))
 
 
@@ -36,12 +36,12 @@ def accuracy(model: Classifier, images: Images) -> float:
     return float((predict(model, images).argmax(1) == images.labels).float().mean())
 
 
-def small_patch(aim: Aim = TO_TARGET) -> Trigger:
+def small_patch(aim: Aim = TO_TARGET, family: Family = PATCH) -> Trigger:
     """A recovered stand-in that changes next to nothing."""
-    change = Patch().start((3, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"))
+    change = family.start((3, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"))
     for parameter in change.parameters:
         parameter.requires_grad_(False)
-    return as_trigger(Patch(), aim, change, {"size": 50.0, "usual": 100.0})
+    return as_trigger(family, aim, change, {"size": 50.0, "usual": 100.0})
 
 
 def test_forgets_the_stand_in_and_keeps_the_accuracy(planted: Planted, planted_splits: Splits) -> None:
@@ -244,6 +244,23 @@ def test_what_is_held_in_reserve_is_looked_for_in_both_networks_together(
     first, reserve = list(evidence.triggers), list(evidence.reserve)
     assert looked == [(quick.first, first), (quick.both, reserve), (quick.again, first), (quick.both, reserve)]
     assert apart == [[True, True], [True, True], [False, True], [True, True]]
+
+
+@pytest.mark.parametrize(("alive", "family", "both"), [(0.0, Veil(), 2), (2.0, Veil(), 0), (0.0, Patch(), 0)])
+def test_pictures_blended_in_are_looked_for_in_both_networks_as_well_where_the_backdoor_is_in_force(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch, alive: float, family: Family, both: int
+) -> None:
+    evidence = Evidence("backdoored", (TARGET,), (), (small_patch(family=family),))
+    looked: list[Again] = []
+
+    def noted(self: Again, *_: object) -> list[Trigger]:
+        looked.append(self)
+        return []
+
+    monkeypatch.setattr(Again, "__call__", noted)
+    quick = replace(QUICK, every=2, alive=alive, lost=1.0)
+    quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
+    assert (looked.count(quick.first), looked.count(quick.again), looked.count(quick.both)) == (1, 1, both)
 
 
 def test_of_pictures_of_the_accused_class_the_suspect_is_asked_where_the_backdoor_outlived_the_cuts(

@@ -28,6 +28,7 @@ def said(case: Case) -> tuple[str, list[int | None]]:
     return Verdict().status(case), [s.aim.label for s in Verdict().guilty(case)]
 
 
+THIN = strange(1.8, family=Veil("thin veil"))
 NEAR, NEAR_GREEN, OVER = strange(1.8), strange(1.7, 1), strange(2.1)
 CASES = {
     "nothing strange": (Case([strange(1.2), strange(1.9, 1)]), ("clean", [])),
@@ -66,6 +67,25 @@ CASES = {
     "over usual, few filters serve half of it": (Case([OVER], asked={OVER: Opinion(2, 0.5)}), ("backdoored", [0])),
     "over usual, nobody acquits it": (Case([OVER], asked={OVER: Opinion(2, 0.9)}), ("inconclusive", [])),
     "a name, and what leads there": (Case([NEAR], named(NEAR)), ("backdoored", [0])),
+    "a little smaller in every kind": (
+        Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN]),
+        ("backdoored", [0, 0]),
+    ),
+    "and some filters serve it": (
+        Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN], asked={THIN: Opinion(4, 0.7)}),
+        ("backdoored", [0, 0]),
+    ),
+    "less so": (Case([strange(1.1), strange(1.3, family=ADDITIVE), THIN]), ("inconclusive", [])),
+    "hardly": (Case([strange(1.1), strange(1.1, family=ADDITIVE), THIN]), ("clean", [])),
+    "of one kind and for many": (Case([THIN, strange(1.7, family=Veil()), strange(1.7, 1)]), ("clean", [])),
+    "waves go anywhere": (
+        Case([strange(1.2), strange(1.4, family=ADDITIVE), strange(1.8, family=WAVES)]),
+        ("clean", []),
+    ),
+    "larger than usual in one kind": (
+        Case([strange(0.5), strange(1.7, family=ADDITIVE), THIN]),
+        ("backdoored", [0, 0]),
+    ),
     "a name alone": (Case([strange(1.2)], named()), ("inconclusive", [])),
 }
 
@@ -91,8 +111,16 @@ FEW = {
 def test_of_two_classes_it_takes_more_to_be_sure(case: Case, verdict: tuple[str, list[int | None]]) -> None:
     of_two = Verdict().of(2)
     assert (of_two.status(case), [s.aim.label for s in of_two.guilty(case)]) == verdict
-    assert Verdict().of(3) == Verdict()
+    assert Verdict().of(5) == Verdict()
     assert of_two.of(2) == of_two
+
+
+def test_of_few_classes_one_may_be_a_little_easier_in_every_kind() -> None:
+    case = Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN])
+    for classes, status in ((5, "backdoored"), (4, "clean"), (3, "clean"), (2, "inconclusive")):
+        assert Verdict().of(classes).status(case) == status
+    assert "multiplied" in Verdict().why(case, CONTRACT)
+    assert "multiplied" not in Verdict().of(4).why(case, CONTRACT)
 
 
 def test_of_two_classes_it_says_why_it_is_not_sure() -> None:
