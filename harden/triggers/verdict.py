@@ -117,7 +117,8 @@ class Verdict:
         guilty = guilty or [s for s in case.found if s.counts and s.score >= self.nearly and s.aim in served]
         if not guilty:
             wanted = {aim for aim, score in together(case.found).items() if score >= self.agree}
-            guilty = [s for s in case.found if s.counts and s.score >= self.easily and s.aim in wanted]
+            pictures = [s for s in case.found if s.counts and s.aim in wanted and isinstance(s.family, PICTURES)]
+            guilty = [s for s in pictures if s.times >= self.easily]
         return guilty or list(case.named.guilty if case.named else ())
 
     def status(self, case: Case) -> Status:

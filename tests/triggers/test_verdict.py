@@ -6,14 +6,14 @@ from typing import cast
 
 import pytest
 
-from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Veil, Waves
+from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Veil, Waves
 from harden.triggers.inversion import ToClass
 from harden.triggers.strange import Named, Opinion, Strange
 from harden.triggers.verdict import Case, Verdict
 from harden.types import ClassEvidence, Contract
 
 CONTRACT = Contract(3, ("red", "green", "blue"), (3, 8, 8), (0.0,) * 3, (1.0,) * 3)
-PATCH, ADDITIVE, WAVES, COSINES = Patch(), Additive(), Waves(), Spectral()
+PATCH, ADDITIVE, WAVES, COSINES, TONE = Patch(), Additive(), Waves(), Spectral(), Tone()
 
 
 def strange(score: float, label: int = 0, family: Family = PATCH, *, counts: bool = True) -> Strange:
@@ -74,6 +74,10 @@ CASES = {
     "and some filters serve it": (
         Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN], asked={THIN: Opinion(4, 0.7)}),
         ("backdoored", [0, 0]),
+    ),
+    "a picture that stands in, whatever its family is discounted for": (
+        Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN, strange(1.1, family=Veil()), strange(1.5, 0, TONE)]),
+        ("backdoored", [0, 0, 0]),
     ),
     "less so": (Case([strange(1.1), strange(1.3, family=ADDITIVE), THIN]), ("inconclusive", [])),
     "hardly": (Case([strange(1.1), strange(1.1, family=ADDITIVE), THIN]), ("clean", [])),
