@@ -107,11 +107,11 @@ class Immunise:
     far: float = 10.0
     """How many times as long a gradient may be before it is clipped, if they have: it is a long way then, and cut to
     the usual length steps end half of the way, with more of the backdoor and less of all else."""
-    lost: float = 0.1
-    """Share of the very images it learns from that it may name wrongly after such steps and did not before: where they
-    led astray, it is done again with steps of the usual length."""
     longer: int = 2
     """And how many times as many steps it then takes."""
+    lost: float = 0.1
+    """Share of the very images it learns from that it may name wrongly after steps so long and did not before: where
+    they led astray, it is done again with steps of the usual length."""
     own: float = 2.0
     """How much the suspect's word counts then on pictures of accused classes with others shining through."""
     half: float = 0.5

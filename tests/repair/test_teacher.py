@@ -61,6 +61,10 @@ def test_an_accused_class_that_is_said_outright_is_not_believed_and_what_is_left
     assert teacher.excess[1:].tolist() == [0, 0], "nobody accuses these"
     said = teacher(images.pixels, teacher.accused(images.labels))
     torch.testing.assert_close(said, torch.tensor([[0.0, 1, 0], [3 - fall, 4, 0], [2 - fall, 0, 4], [4, 0, 0]]))
+    lowered = torch.tensor([[9 - fall, 1, 0], [3 - fall, 4, 0], [2 - fall, 0, 4], [4 - fall, 0, 0]])
+    torch.testing.assert_close(teacher.lowered(images.pixels), lowered, msg="of all pictures, but not denied")
+    believed = Teacher(TOLD, images, [aimed_at(0)], doubted=False)
+    torch.testing.assert_close(believed.lowered(images.pixels), images.pixels[:, 0, 0, :3])
 
 
 def test_an_accused_class_falls_until_it_is_said_of_others_as_often_as_it_is_missed_and_no_further() -> None:
