@@ -126,7 +126,7 @@ class Verdict:
             return "backdoored"
         natural = bool(case.asked) and all(opinion.follow >= self.stay for opinion in case.asked.values())
         too_strange = case.highest >= self.nearly if self.little else case.highest > self.usual
-        too_strange |= self._most(case) >= self.strange
+        too_strange |= self._most(case)[0] >= self.strange
         doubtful = too_strange or (bool(case.asked) and not natural)
         unsure = case.late or case.highest == 0 or bool(case.named) or doubtful
         return "inconclusive" if unsure else "clean"
@@ -142,8 +142,10 @@ class Verdict:
             if case.highest == 0
             else f"no class is easier to reach than {case.highest:.1f} times the usual (threshold {self.strange:.2g})"
         )
-        if case.highest < self.strange <= self._most(case):
-            why += f"; patches, patterns and pictures blended in come to {self._most(case):.1f} for it, multiplied"
+        most, aim = self._most(case)
+        if aim is not None and case.highest < self.strange <= most:
+            why += f"; for {called(aim, contract)} patches, patterns and pictures blended in come to {most:.1f} times"
+            why += f" together, multiplied (threshold {self.agree:.2g})"
         if case.named:
             by = case.named.by
             why += f"; {by.method} points at {contract.classes[by.label]} ({by.score:.1f})"
@@ -158,9 +160,12 @@ class Verdict:
             why += "; the time budget ended the search early"
         return why
 
-    def _most(self, case: Case) -> float:
-        """What pictures of all kinds come to for the class that they reach most easily, if that tells anything."""
-        return max(together(case.found).values(), default=0.0) if math.isfinite(self.agree) else 0.0
+    def _most(self, case: Case) -> tuple[float, Aim | None]:
+        """What pictures of all kinds come to for the class that they reach most easily, and that class, if that tells
+        anything.
+        """
+        some = together(case.found) if math.isfinite(self.agree) else {}
+        return max(((score, aim) for aim, score in some.items()), key=lambda one: one[0], default=(0.0, None))
 
     def _may(self, s: Strange) -> float:
         """Share of images that may still follow."""

@@ -123,7 +123,8 @@ def test_of_few_classes_one_may_be_a_little_easier_in_every_kind() -> None:
     case = Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN])
     for classes, status in ((5, "backdoored"), (4, "clean"), (3, "clean"), (2, "inconclusive")):
         assert Verdict().of(classes).status(case) == status
-    assert "multiplied" in Verdict().why(case, CONTRACT)
+    wanted = "for red patches, patterns and pictures blended in come to 3.0 times together, multiplied (threshold 2.8)"
+    assert wanted in Verdict().why(case, CONTRACT)
     assert "multiplied" not in Verdict().of(4).why(case, CONTRACT)
 
 
