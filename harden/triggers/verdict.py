@@ -63,7 +63,7 @@ class Verdict:
     agree: float = 2.8
     """What the scores of patches, additive patterns and pictures blended in come to for one class, multiplied, to be as
     good as one that is strange: where a trigger is hard to imitate, each is a little smaller than usual and none is
-    strange. Of harmless networks the easiest class comes to 1.7 at most; with waves and tones, which go to one class in
+    strange. Of harmless networks the easiest class comes to 2.1 at most; with waves and tones, which go to one class in
     many of them, to 2.9."""
     enough: int = 5
     """Classes that it takes for that: of fewer one is a little easier in every kind by chance."""
