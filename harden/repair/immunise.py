@@ -39,7 +39,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from harden.data import together
 from harden.network import Classifier, as_logits, predict
 from harden.repair.augment import Augment, CropAndFlip, mixed, tolerated
-from harden.repair.losses import distilled
+from harden.repair.losses import accuracy, distilled
 from harden.repair.teacher import Teacher
 from harden.repair.train import Schedule, fit
 from harden.triggers.again import Again, shared
@@ -117,7 +117,7 @@ class Immunise:
     half: float = 0.5
     """And how many of these there are, of the images of a batch."""
     asked: int = 1000
-    """Images, at most, that this is asked about."""
+    """Images, at most, on which it is told what stand-ins are named."""
     doubt: bool = True
     """Whether the suspect's word is doubted where a backdoor may speak (repair/teacher)."""
 
@@ -145,14 +145,13 @@ class Immunise:
         usual = self.schedule if normalised(model) else self.bare
         every = min(self.every, max(1, self.every * usual.epochs_of(len(images)) // usual.epochs))
         schedule, ways = usual, self.ways
+        pictures: list[Trigger] = []
         if in_force:
             schedule = replace(usual.times(self.longer), clip=self.far * usual.clip)
             every, ways = every * self.longer, ()
             pool += doubled(reserve)
+            pictures = [*reserve, *filter(blended_in, triggers)]
             lesson.keeps_own()
-        else:
-            reserve = []
-        pictures = [*reserve, *(t for t in triggers if in_force and blended_in(t))]
 
         def relearned(schedule: Schedule) -> dict[str, Any]:
             epoch = 0
@@ -171,13 +170,14 @@ class Immunise:
             )
 
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        knew = right(model, images)
+        knew = accuracy(model, images).value
         record = relearned(schedule)
-        if in_force and right(model, images) < knew - self.lost:
+        if in_force and accuracy(model, images).value < knew - self.lost:
             model.load_state_dict(before)
             record = relearned(replace(schedule, clip=usual.clip))
+        recovered = len(triggers) + in_force * len(reserve)
         way = settle(model, before, ways, self.rise, lesson.said(model, pool, generator))
-        return {**record, "stand_ins": len(pool), "recovered": len(triggers) + len(reserve), "way": way}
+        return {**record, "stand_ins": len(pool), "recovered": recovered, "way": way}
 
 
 class _Lesson:
@@ -238,11 +238,6 @@ class _Lesson:
         twins = torch.cat([dealt(pool, self.some, generator) for _ in range(2)])
         wrong = self.teacher.accused(self.some.labels).repeat(2, 1)
         return lambda: claimed(predict(model, twins), wrong).mean()
-
-
-def right(model: Classifier, images: Images) -> float:
-    """Share of them that it names rightly."""
-    return float((predict(model, images).argmax(1) == images.labels).float().mean())
 
 
 def blended_in(trigger: Trigger) -> bool:

@@ -116,7 +116,7 @@ class Verdict:
         guilty = [s for s in case.found if s.counts and s.score >= self.usual and s.aim in wanted]
         guilty = guilty or [s for s in case.found if s.counts and s.score >= self.nearly and s.aim in served]
         if not guilty:
-            wanted = {aim for aim, score in together(case.found).items() if score >= self.agree}
+            wanted = {aim for aim, score in self._together(case.found).items() if score >= self.agree}
             pictures = [s for s in case.found if s.counts and s.aim in wanted and isinstance(s.family, PICTURES)]
             guilty = [s for s in pictures if s.times >= self.easily]
         return guilty or list(case.named.guilty if case.named else ())
@@ -161,11 +161,9 @@ class Verdict:
         return why
 
     def _most(self, case: Case) -> tuple[float, Aim | None]:
-        """What pictures of all kinds come to for the class that they reach most easily, and that class, if that tells
-        anything.
-        """
-        some = together(case.found) if math.isfinite(self.agree) else {}
-        return max(((score, aim) for aim, score in some.items()), key=lambda one: one[0], default=(0.0, None))
+        """What pictures of all kinds come to for the class that they reach most easily; and that class."""
+        some = self._together(case.found).items()
+        return max(((score, aim) for aim, score in some), key=lambda one: one[0], default=(0.0, None))
 
     def _may(self, s: Strange) -> float:
         """Share of images that may still follow."""
@@ -179,13 +177,13 @@ class Verdict:
                 kinds.setdefault(s.aim, set()).add(Spectral if isinstance(s.family, Spectral) else type(s.family))
         return {aim for aim, some in kinds.items() if len(some) > 1}
 
-
-def together(found: Sequence[Strange]) -> dict[Aim, float]:
-    """What pictures of each kind score for each aim, multiplied; a kind that is no easier than usual counts as one."""
-    best: dict[Aim, dict[type, float]] = {}
-    for s in found:
-        kind = type(s.family)
-        if s.counts and issubclass(kind, PICTURES):
-            of = best.setdefault(s.aim, {})
-            of[kind] = max(of.get(kind, 1.0), s.score)
-    return {aim: math.prod(of.values()) for aim, of in best.items()}
+    def _together(self, found: Sequence[Strange]) -> dict[Aim, float]:
+        """What pictures of each kind score for each class, multiplied, if there are classes enough; a kind that is no
+        easier than usual counts as one. Of changes that move every class only two are compared with one another.
+        """
+        best: dict[Aim, dict[type, float]] = {}
+        for s in found:
+            if math.isfinite(self.agree) and s.counts and s.aim.label is not None and isinstance(s.family, PICTURES):
+                of = best.setdefault(s.aim, {})
+                of[type(s.family)] = max(of.get(type(s.family), 1.0), s.score)
+        return {aim: math.prod(of.values()) for aim, of in best.items()}

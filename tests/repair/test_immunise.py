@@ -15,7 +15,7 @@ from harden.repair import immunise
 from harden.repair.augment import CropAndFlip, mixed, tolerated, turned
 from harden.repair.immunise import Immunise, dealt, held
 from harden.repair.regain import Regain
-from harden.repair.teacher import accused
+from harden.repair.teacher import Teacher, accused
 from harden.repair.train import Schedule, fit
 from harden.triggers.again import Again
 from harden.triggers.families import Additive, Family, Patch, Veil
@@ -288,6 +288,21 @@ def test_of_pictures_of_the_accused_class_the_suspect_is_asked_where_the_backdoo
         for pixels in found:
             assert len(pixels) == QUICK.schedule.batch // 2
             assert bool((pixels[:, None] == of_target).flatten(2).all(2).any(1).all())
+
+
+def test_what_the_suspect_says_of_these_pictures_is_learned_as_much_as_it_counts(
+    planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(own: float, lowered: Callable[[Teacher, Tensor], Tensor]) -> Tensor:
+        monkeypatch.setattr(Teacher, "lowered", lowered)
+        model = planted.model.copy()
+        quick = replace(QUICK, every=0, alive=0.0, far=1.0, own=own)
+        quick(model, planted.model, planted_splits, planted.evidence, Run())
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    told = Teacher.lowered
+    assert not torch.equal(weights(2.0, told), weights(2.0, lambda self, pixels: -told(self, pixels)))
+    torch.testing.assert_close(weights(0.0, told), weights(0.0, lambda self, pixels: -told(self, pixels)))
 
 
 @pytest.mark.parametrize("works", [True, False])

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from harden.triggers.families import Additive, Change, Family, Patch, Spectral, Tone, Veil, Waves
-from harden.triggers.inversion import ToClass
+from harden.triggers.inversion import ToClass, ToNext
 from harden.triggers.strange import Named, Opinion, Strange
 from harden.triggers.verdict import Case, Verdict
 from harden.types import ClassEvidence, Contract
@@ -89,6 +89,10 @@ CASES = {
     "larger than usual in one kind": (
         Case([strange(0.5), strange(1.7, family=ADDITIVE), THIN]),
         ("backdoored", [0, 0]),
+    ),
+    "of two shifts one is easier by chance": (
+        Case([Strange(f, ToNext(3), s, 1.0, True, cast("Change", None)) for f, s in ((PATCH, 1.7), (ADDITIVE, 1.8))]),
+        ("clean", []),
     ),
     "a name alone": (Case([strange(1.2)], named()), ("inconclusive", [])),
 }
