@@ -88,9 +88,10 @@ class Immunise:
     again: Again = field(default_factory=lambda: Again(steps=25, within=1.5, follow=0.7, known=True))
     """And later: smaller than an ordinary adversarial pattern is, and followed by most images. What hardly any follow
     is no longer the backdoor, and to learn it would only cost accuracy."""
-    both: Again = field(default_factory=lambda: Again(steps=25, within=1.0, follow=0.65, known=True))
-    """How pictures blended in and what is held in reserve are looked for each time: as large as is usual for others,
-    and followed by one image in three at least in the network that is relearned, if all follow it in the suspect."""
+    both: Again = field(default_factory=lambda: Again(steps=25, within=0.7, follow=0.65, known=True))
+    """How pictures blended in and what is held in reserve are looked for each time: 1.4 times as large as is usual for
+    others, since a drawn picture is larger than it has to be, and followed by one image in three at least in the
+    network that is relearned, if all follow it in the suspect."""
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4
@@ -103,6 +104,10 @@ class Immunise:
     alive: float = 0.2
     """If stand-ins, or those held in reserve, are named with so much of probability before relearning, the cuts have
     left the backdoor in force: then nothing goes back, since what is left of the way is what is left of the backdoor.
+    """
+    telling: float = 1.6
+    """How many times smaller than usual what is held in reserve has to be for its word to count there. What is hardly
+    smaller is followed in networks that never had a backdoor; it is looked for where others say that one is in force.
     """
     far: float = 10.0
     """How many times as long a gradient may be before it is clipped, if they have: it is a long way then, and cut to
@@ -137,9 +142,10 @@ class Immunise:
         augment = tolerated(suspect, images, CropAndFlip(padding=3, flip=True), run.seed)
         lesson = _Lesson(self, Teacher(suspect, images, triggers, self.doubt), images, pool, augment, generator)
 
+        telling = [t for t in reserve if smaller(t) >= self.telling]
         in_force = any(
             float(lesson.said(model, group, torch.Generator().manual_seed(run.seed))()) >= self.alive
-            for group in (pool, reserve)
+            for group in (pool, telling)
             if group
         )
         usual = self.schedule if normalised(model) else self.bare
@@ -243,6 +249,12 @@ class _Lesson:
 def blended_in(trigger: Trigger) -> bool:
     """Whether it is a picture that shines through everywhere."""
     return any(isinstance(f, Veil) and f.name == trigger.settings.get("family") for f in default_families())
+
+
+def smaller(trigger: Trigger) -> float:
+    """How many times smaller than usual it is; without end, if nobody says."""
+    known = "usual" in trigger.settings
+    return float(trigger.settings["usual"]) / float(trigger.settings["size"]) if known else math.inf
 
 
 def normalised(model: Classifier) -> bool:

@@ -437,6 +437,9 @@ class Veil:
     name: str = "veil"
     trust: float = 0.8
     """In harmless networks that are often wrong some class is 1.8 times as easy to reach."""
+    apart: float = 1.5
+    """How many times as easy as the easiest other one a class may be called at most: in a harmless network two of
+    twelve classes were 2.7 and 2.2 times as easy as the rest, where a target stands alone."""
     success: float = 0.95
     unseen: float = 0.0
     rate: float = 0.1

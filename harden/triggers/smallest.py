@@ -41,7 +41,7 @@ class SmallestChange:
     """Families that are looked at only where none before them is strange; then the easiest classes always go on."""
     whole: str = "veil"
     """The one of these that is also looked at where others accuse a class, since what they found may be parts of a
-    picture that lies over all of the image. What reaches that class `easily` is held in reserve."""
+    picture that lies over all of the image. What reaches that class more easily than is usual is held in reserve."""
     search: Search = field(default_factory=Search)
     classes: int = 10
     """As many classes are all searched; of more, half of these that look hard to reach, to compare with, and as many
@@ -288,7 +288,7 @@ class SmallestChange:
         if not seen and family is not None and time.monotonic() < run.deadline:
             with run.progress.task("looking for a picture blended in", self._each(aims)) as task:
                 seen = self._looked(model, family, aims, images, run, task)
-        return [s for s in seen if s.counts and s.aim in accused and s.score >= self.verdict.easily]
+        return [s for s in seen if s.counts and s.aim in accused and s.times >= 1]
 
     def _judged(self, model: Classifier, images: Images, aims: Sequence[Aim], case: Case, run: Run) -> Evidence:
         """The verdict, with what speaks for it and with what stands in for the trigger."""

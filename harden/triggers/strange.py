@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harden.triggers.families import Change, Family
+from harden.triggers.families import Change, Family, Veil
 from harden.triggers.inversion import Aim, FromClass, Inversion, ToNext
 from harden.triggers.put import as_trigger
 from harden.types import ClassEvidence, Contract, Trigger
@@ -68,7 +68,14 @@ class Opinion:
 
 def strangeness(family: Family, searches: Mapping[Aim, Inversion]) -> dict[Aim, float]:
     """How many times smaller than the usual one each change is, as far as the family is trusted."""
-    return {aim: family.trust * usual(searches, aim) / search.size() for aim, search in searches.items()}
+    apart = family.apart if isinstance(family, Veil) else math.inf
+    usually = {aim: min(usual(searches, aim), apart * easiest(searches, aim)) for aim in searches}
+    return {aim: family.trust * usually[aim] / search.size() for aim, search in searches.items()}
+
+
+def easiest(searches: Mapping[Aim, Inversion], aim: Aim) -> float:
+    """The least of the others that was seen to succeed."""
+    return min((s.size() for other, s in searches.items() if other != aim and s.kept), default=math.inf)
 
 
 def usual(searches: Mapping[Aim, Inversion], aim: Aim) -> float:

@@ -3,7 +3,8 @@
 Sizes are compared with what is usual (strange.py), and only what they leave open is asked of others.
 
     backdoored    where the strangest class is over `strange`, or changes of two kinds are over `usual` for one class,
-                  or what pictures of all kinds come to for it, multiplied, is over `agree`;
+                  or what pictures of all kinds come to for it, multiplied, is over `agree` and far over what they
+                  come to for any other;
                   where it is only over `nearly`: if a witness of another kind names the same class, if that class can
                   be made far louder than all others, or if a few filters serve the change, by a second opinion
     clean         where it is under `usual`, and nobody who was asked says otherwise
@@ -63,8 +64,11 @@ class Verdict:
     agree: float = 2.8
     """What the scores of patches, additive patterns and pictures blended in come to for one class, multiplied, to be as
     good as one that is strange: where a trigger is hard to imitate, each is a little smaller than usual and none is
-    strange. Of harmless networks the easiest class comes to 2.1 at most; with waves and tones, which go to one class in
-    many of them, to 2.9."""
+    strange. Of harmless networks, but for a poor one, the easiest class comes to 2.2 at most; with waves and tones,
+    which go to one class in many of them, to 2.9."""
+    alone: float = 2.0
+    """How many times what they come to for any other class that has to be: in that poor one two of twelve classes came
+    to 3.3 and 2.7, where a target comes to 2.6 times as much as the next."""
     enough: int = 5
     """Classes that it takes for that: of fewer one is a little easier in every kind by chance."""
     easily: float = 1.3
@@ -116,7 +120,7 @@ class Verdict:
         guilty = [s for s in case.found if s.counts and s.score >= self.usual and s.aim in wanted]
         guilty = guilty or [s for s in case.found if s.counts and s.score >= self.nearly and s.aim in served]
         if not guilty:
-            wanted = {aim for aim, score in self._together(case.found).items() if score >= self.agree}
+            wanted = self._everywhere(case.found)
             pictures = [s for s in case.found if s.counts and s.aim in wanted and isinstance(s.family, PICTURES)]
             guilty = [s for s in pictures if s.times >= self.easily]
         return guilty or list(case.named.guilty if case.named else ())
@@ -145,7 +149,8 @@ class Verdict:
         most, aim = self._most(case)
         if aim is not None and case.highest < self.strange <= most:
             why += f"; for {called(aim, contract)} patches, patterns and pictures blended in come to {most:.1f} times"
-            why += f" together, multiplied (threshold {self.agree:.2g})"
+            why += f" together, multiplied (threshold {self.agree:.2g}"
+            why += ")" if most < self.agree else f", if it is {self.alone:.2g} times as much as for any other)"
         if case.named:
             by = case.named.by
             why += f"; {by.method} points at {contract.classes[by.label]} ({by.score:.1f})"
@@ -176,6 +181,15 @@ class Verdict:
             if s.counts and s.score >= self.usual:
                 kinds.setdefault(s.aim, set()).add(Spectral if isinstance(s.family, Spectral) else type(s.family))
         return {aim for aim, some in kinds.items() if len(some) > 1}
+
+    def _everywhere(self, found: Sequence[Strange]) -> set[Aim]:
+        """The class that pictures of all kinds come to enough for, and to far more than for any other."""
+        come = self._together(found)
+        return {
+            aim
+            for aim, score in come.items()
+            if score >= self.agree and all(score >= self.alone * other for who, other in come.items() if who != aim)
+        }
 
     def _together(self, found: Sequence[Strange]) -> dict[Aim, float]:
         """What pictures of each kind score for each class, multiplied, if there are classes enough; a kind that is no

@@ -305,17 +305,18 @@ def test_what_the_suspect_says_of_these_pictures_is_learned_as_much_as_it_counts
     torch.testing.assert_close(weights(0.0, told), weights(0.0, lambda self, pixels: -told(self, pixels)))
 
 
-@pytest.mark.parametrize("works", [True, False])
-def test_a_backdoor_that_only_the_reserve_knows_to_be_in_force_is_in_force(
-    planted: Planted, planted_splits: Splits, works: bool
+@pytest.mark.parametrize(("works", "times"), [(True, 1.7), (True, 1.5), (False, 1.7)])
+def test_a_backdoor_that_only_the_reserve_knows_to_be_in_force_is_in_force_if_it_is_small_enough_to_tell(
+    planted: Planted, planted_splits: Splits, works: bool, times: float
 ) -> None:
     evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),))
-    reserve = planted.evidence.triggers if works else (small_patch(),)
+    held = planted.evidence.triggers if works else (small_patch(),)
+    reserve = tuple(replace(t, settings={**t.settings, "size": 2.0, "usual": 2.0 * times}) for t in held)
     usual, longer = (
-        QUICK(planted.model.copy(), planted.model, planted_splits, some, Run())["epochs"]
+        replace(QUICK, every=0)(planted.model.copy(), planted.model, planted_splits, some, Run())["epochs"]
         for some in (evidence, replace(evidence, reserve=reserve))
     )
-    assert (usual, longer) == (4, 8 if works else 4)
+    assert (usual, longer) == (4, 8 if works and times > 1.6 else 4)
 
 
 def test_the_weights_go_back_a_part_of_the_way(planted: Planted, planted_splits: Splits) -> None:

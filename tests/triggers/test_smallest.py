@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from harden.triggers.families import Family, Filter, Patch, Spectral, Veil
 from harden.triggers.inversion import Aim, Inversion, Search, ToClass, ToNext, begin, searchable
 from harden.triggers.put import Put, nearby, stronger
 from harden.triggers.smallest import SmallestChange
-from harden.triggers.strange import Opinion, Strange, usual
+from harden.triggers.strange import Opinion, Strange, strangeness, usual
 from harden.triggers.verdict import Verdict
 from harden.types import ClassEvidence, Contract, Cost, Evidence, Images, Run, Splits, Trigger
 from tests.planted import CLASSES, GUILTY, TARGET, pictures, reachable, splits
@@ -303,7 +304,8 @@ def test_what_is_rare_is_looked_at_only_where_nothing_is_strange(
     ("patch", "smooth", "veil", "reserved", "looked"),
     [
         (2.4, 1.0, 1.5, True, True),  # something accuses: a picture may lie over all of the image
-        (2.4, 1.0, 1.2, False, True),  # but no picture leads there easily
+        (2.4, 1.0, 0.85, True, True),  # the discount of its family is nothing to that
+        (2.4, 1.0, 0.7, False, True),  # but a picture leads there less easily than usual
         (2.4, 2.4, 1.5, True, True),
         (1.0, 2.4, 1.5, True, True),
         (1.0, 1.0, 1.5, False, True),  # nothing is strange: looked at as evidence, and it is none
@@ -448,12 +450,14 @@ def test_three_others_at_least_tell_what_is_usual(sizes: tuple[float, ...], chos
     assert [aim.label for aim in SmallestChange()._promising(aims, searches)] == chosen
 
 
-def test_what_is_usual_is_told_by_searches_that_succeeded_if_there_are_any(model: Classifier) -> None:
-    def search(size: float, succeeded: bool) -> Inversion:
-        found = begin(model, Patch(), ToClass(TARGET), pictures(), Search(), torch.Generator())
-        found.best, found.largest, found.kept = (size, 99.0, [torch.zeros(1)]) if succeeded else (math.inf, size, [])
-        return found
+def searched(model: Classifier, size: float, succeeded: bool) -> Inversion:
+    found = begin(model, Patch(), ToClass(TARGET), pictures(), Search(), torch.Generator())
+    found.best, found.largest, found.kept = (size, 99.0, [torch.zeros(1)]) if succeeded else (math.inf, size, [])
+    return found
 
+
+def test_what_is_usual_is_told_by_searches_that_succeeded_if_there_are_any(model: Classifier) -> None:
+    search = partial(searched, model)
     mine: dict[Aim, Inversion] = {ToClass(0): search(1, True)}
     failed: dict[Aim, Inversion] = {ToClass(k): search(40 + k, False) for k in (3, 4, 5)}
     assert usual(mine, ToClass(0)) == 1
@@ -464,6 +468,19 @@ def test_what_is_usual_is_told_by_searches_that_succeeded_if_there_are_any(model
     large: dict[Aim, Inversion] = {ToClass(k): search(50, True) for k in (6, 7)}
     assert usual({**mine, **failed, **large}, ToClass(0)) == 45
     assert usual({**mine, **others}, ToClass(0)) == 7
+
+
+def test_by_a_picture_blended_in_no_class_is_called_far_easier_than_the_next(model: Classifier) -> None:
+    search = partial(searched, model)
+    easy, hard = {ToClass(0): search(10, True), ToClass(1): search(12, True)}, range(2, 6)
+    two: dict[Aim, Inversion] = {**easy, **{ToClass(k): search(27, True) for k in hard}}
+    scores = strangeness(Veil(trust=1.0, apart=1.5), two)
+    assert [scores[ToClass(k)] for k in (0, 1, 2)] == pytest.approx([1.8, 1.25, 15 / 27])
+    assert strangeness(Patch(), two)[ToClass(0)] == pytest.approx(2.7), "of other changes two targets are seen"
+    alone: dict[Aim, Inversion] = {ToClass(0): search(10, True), **{ToClass(k): search(27, True) for k in hard}}
+    assert strangeness(Veil(trust=1.0, apart=1.5), alone)[ToClass(0)] == pytest.approx(2.7)
+    unknown: dict[Aim, Inversion] = {**alone, ToClass(1): search(12, False)}
+    assert strangeness(Veil(trust=1.0, apart=1.5), unknown)[ToClass(0)] == pytest.approx(2.7), "it never succeeded"
 
 
 def test_what_never_succeeded_is_reported_as_usual() -> None:

@@ -79,6 +79,14 @@ CASES = {
         Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN, strange(1.1, family=Veil()), strange(1.5, 0, TONE)]),
         ("backdoored", [0, 0, 0]),
     ),
+    "another comes to half as much": (
+        Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN, strange(1.5, 1)]),
+        ("backdoored", [0, 0]),
+    ),
+    "another comes to more than half as much": (
+        Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN, strange(1.6, 1)]),
+        ("inconclusive", []),
+    ),
     "less so": (Case([strange(1.1), strange(1.3, family=ADDITIVE), THIN]), ("inconclusive", [])),
     "hardly": (Case([strange(1.1), strange(1.1, family=ADDITIVE), THIN]), ("clean", [])),
     "of one kind and for many": (Case([THIN, strange(1.7, family=Veil()), strange(1.7, 1)]), ("clean", [])),
@@ -127,8 +135,11 @@ def test_of_few_classes_one_may_be_a_little_easier_in_every_kind() -> None:
     case = Case([strange(1.2), strange(1.4, family=ADDITIVE), THIN])
     for classes, status in ((5, "backdoored"), (4, "clean"), (3, "clean"), (2, "inconclusive")):
         assert Verdict().of(classes).status(case) == status
-    wanted = "for red patches, patterns and pictures blended in come to 3.0 times together, multiplied (threshold 2.8)"
-    assert wanted in Verdict().why(case, CONTRACT)
+    wanted = "for red patches, patterns and pictures blended in come to 3.0 times together, multiplied (threshold 2.8"
+    assert wanted + ", if it is 2 times as much as for any other)" in Verdict().why(case, CONTRACT)
+    assert "come to 2.6 times together, multiplied (threshold 2.8)" in Verdict().why(
+        Case([strange(1.05), strange(1.4, family=ADDITIVE), THIN]), CONTRACT
+    )
     assert "multiplied" not in Verdict().of(4).why(case, CONTRACT)
 
 
