@@ -17,7 +17,7 @@ held in reserve, are looked for in the suspect and the network together: what th
 by then, and in a network that has lost half of its backdoor it is what any network would call that class. Some of it is
 that still, so the suspect is asked about pictures of the class itself, with others shining through, as well: without
 these every second picture of the class was lost in one network. In the end the weights go back a part of the way, as
-far as the stand-ins do not notice, if the cuts had closed the backdoor.
+far as the stand-ins do not notice, if the cuts had closed the backdoor, or, a little, if such pictures stood in.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
@@ -105,6 +105,10 @@ class Immunise:
     """If stand-ins, or those held in reserve, are named with so much of probability before relearning, the cuts have
     left the backdoor in force: then nothing goes back, since what is left of the way is what is left of the backdoor.
     """
+    back: tuple[float, ...] = (0.8, 0.9)
+    """But where pictures were looked for in both networks, which are nearer to the trigger, a little may go back."""
+    hardly: float = 0.2
+    """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
     telling: float = 1.6
     """How many times smaller than usual what is held in reserve has to be for its word to count there. What is hardly
     smaller is followed in networks that never had a backdoor; it is looked for where others say that one is in force.
@@ -150,13 +154,14 @@ class Immunise:
         )
         usual = self.schedule if normalised(model) else self.bare
         every = min(self.every, max(1, self.every * usual.epochs_of(len(images)) // usual.epochs))
-        schedule, ways = usual, self.ways
+        schedule, ways, rise = usual, self.ways, self.rise
         pictures: list[Trigger] = []
         if in_force:
             schedule = replace(usual.times(self.longer), clip=self.far * usual.clip)
-            every, ways = every * self.longer, ()
+            every = every * self.longer
             pool += doubled(reserve)
             pictures = [*reserve, *filter(blended_in, triggers)]
+            ways, rise = self.back if pictures else (), self.hardly
             lesson.keeps_own()
 
         def relearned(schedule: Schedule) -> dict[str, Any]:
@@ -182,7 +187,7 @@ class Immunise:
             model.load_state_dict(before)
             record = relearned(replace(schedule, clip=usual.clip))
         recovered = len(triggers) + in_force * len(reserve)
-        way = settle(model, before, ways, self.rise, lesson.said(model, pool, generator))
+        way = settle(model, before, ways, rise, lesson.said(model, pool, generator))
         return {**record, "stand_ins": len(pool), "recovered": recovered, "way": way}
 
 

@@ -353,6 +353,15 @@ def test_nothing_goes_back_where_the_backdoor_outlived_the_cuts(
     assert went == [(10 * usual.clip, 2 * usual.epochs), (usual.clip, usual.epochs)], "a long way: more steps, longer"
 
 
+@pytest.mark.parametrize(("hardly", "held", "way"), [(1e9, True, 0.25), (-1.0, True, 1.0), (1e9, False, 1.0)])
+def test_a_little_goes_back_there_where_pictures_were_looked_for_in_both_networks(
+    planted: Planted, planted_splits: Splits, hardly: float, held: bool, way: float
+) -> None:
+    evidence = replace(planted.evidence, reserve=(small_patch(),) if held else ())
+    quick = replace(QUICK, every=0, ways=(0.5,), rise=1e9, back=(0.25,), hardly=hardly, lost=1.0)
+    assert quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())["way"] == way
+
+
 def test_steps_that_led_astray_are_taken_back_and_shortened(
     planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
