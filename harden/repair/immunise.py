@@ -181,10 +181,11 @@ class Immunise:
             )
 
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        knew = accuracy(model, images).value
+        knew, given = accuracy(model, images).value, len(pool)
         record = relearned(schedule)
         if in_force and accuracy(model, images).value < knew - self.lost:
             model.load_state_dict(before)
+            del pool[given:]  # nor is what was found on that way worth anything
             record = relearned(replace(schedule, clip=usual.clip))
         recovered = len(triggers) + in_force * len(reserve)
         way = settle(model, before, ways, rise, lesson.said(model, pool, generator))

@@ -214,8 +214,8 @@ def test_what_is_held_in_reserve_stands_in_where_the_backdoor_outlived_the_cuts(
 ) -> None:
     evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),), reserve=(small_patch(),))
     again = Again(families=(Patch(),), steps=2, within=2.0, known=True)
-    for alive, recovered, stand_ins in ((2.0, 1, 2), (0.0, 2, 4)):
-        quick = replace(QUICK, first=again, again=again, both=again, every=4, stronger=(), alive=alive)
+    for alive, lost, recovered, stand_ins in ((2.0, 1.0, 1, 2), (0.0, 1.0, 2, 4), (0.0, -1.0, 2, 4)):  # -1: begun anew
+        quick = replace(QUICK, first=again, again=again, both=again, every=4, stronger=(), alive=alive, lost=lost)
         notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
         assert (notes["recovered"], notes["stand_ins"]) == (recovered, stand_ins), "each is looked for again as well"
 
