@@ -12,12 +12,13 @@
 
 At the start, where most is left of the backdoor, and every `every` epochs each stand-in is looked for again on the
 network as it is now, and what is found joins the pool if many images follow it. It is kept no larger than what is
-usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. Pictures blended in, and what was
-held in reserve, are looked for in the suspect and the network together: what the suspect alone follows is mostly gone
-by then, and in a network that has lost half of its backdoor it is what any network would call that class. Some of it is
-that still, so the suspect is asked about pictures of the class itself, with others shining through, as well: without
-these every second picture of the class was lost in one network. In the end the weights go back a part of the way, as
-far as the stand-ins do not notice, if the cuts had closed the backdoor, or, a little, if such pictures stood in.
+usual, and later smaller: an ordinary adversarial pattern would only cost accuracy. Where the cuts have left the
+backdoor in force each is looked for in the suspect and the network together as well, and what was held in reserve only
+so: what the suspect alone follows is mostly gone by then, and in a network that has lost half of its backdoor it is
+what any network would call that class. Some of it is that still, so the suspect is asked about pictures of the class
+itself, with others shining through, as well: without these every second picture of the class was lost in one network.
+In the end the weights go back a part of the way, as far as the stand-ins do not notice, if the cuts had closed the
+backdoor, and a little if they had not.
 The suspect on clean images is the teacher: there its backdoor sleeps, more or less, and it knows more than a few labels
 say.
 """
@@ -43,7 +44,6 @@ from harden.repair.losses import accuracy, distilled
 from harden.repair.teacher import Teacher
 from harden.repair.train import Schedule, fit
 from harden.triggers.again import Again, shared
-from harden.triggers.families import Veil, default_families
 from harden.triggers.put import everywhere, stronger
 from harden.types import Evidence, Images, Run, Splits, Trigger
 
@@ -88,10 +88,10 @@ class Immunise:
     again: Again = field(default_factory=lambda: Again(steps=25, within=1.5, follow=0.7, known=True))
     """And later: smaller than an ordinary adversarial pattern is, and followed by most images. What hardly any follow
     is no longer the backdoor, and to learn it would only cost accuracy."""
-    both: Again = field(default_factory=lambda: Again(steps=25, within=0.7, follow=0.65, known=True))
-    """How pictures blended in and what is held in reserve are looked for each time: 1.4 times as large as is usual for
-    others, since a drawn picture is larger than it has to be, and followed by one image in three at least in the
-    network that is relearned, if all follow it in the suspect."""
+    both: Again = field(default_factory=lambda: Again(steps=25, within=0.7, patches=1.0, follow=0.65, known=True))
+    """How each is looked for in both networks, what is held in reserve as well, every time: 1.4 times as large as is
+    usual for others, since a drawn picture is larger than it has to be, and followed by one image in three at least in
+    the network that is relearned, if all follow it in the suspect."""
     stronger: tuple[float, ...] = (2.0,)
     """How many times as strong each stand-in joins the pool as well, if that is not larger than usual."""
     every: int = 4
@@ -103,10 +103,9 @@ class Immunise:
     """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
     alive: float = 0.2
     """If stand-ins, or those held in reserve, are named with so much of probability before relearning, the cuts have
-    left the backdoor in force: then nothing goes back, since what is left of the way is what is left of the backdoor.
-    """
+    left the backdoor in force: what is left of the way is what is left of the backdoor then."""
     back: tuple[float, ...] = (0.8, 0.9)
-    """But where pictures were looked for in both networks, which are nearer to the trigger, a little may go back."""
+    """So only a little may go back there, since what was looked for in both networks is near to the trigger."""
     hardly: float = 0.2
     """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
     telling: float = 1.6
@@ -155,13 +154,11 @@ class Immunise:
         usual = self.schedule if normalised(model) else self.bare
         every = min(self.every, max(1, self.every * usual.epochs_of(len(images)) // usual.epochs))
         schedule, ways, rise = usual, self.ways, self.rise
-        pictures: list[Trigger] = []
         if in_force:
             schedule = replace(usual.times(self.longer), clip=self.far * usual.clip)
             every = every * self.longer
             pool += doubled(reserve)
-            pictures = [*reserve, *filter(blended_in, triggers)]
-            ways, rise = self.back if pictures else (), self.hardly
+            ways, rise = self.back, self.hardly
             lesson.keeps_own()
 
         def relearned(schedule: Schedule) -> dict[str, Any]:
@@ -171,8 +168,8 @@ class Immunise:
                 nonlocal epoch
                 if every and epoch % every == 0 and time.monotonic() < run.deadline:
                     found = (self.again if epoch else self.first)(model, images, triggers, generator)
-                    if pictures:
-                        found += self.both(shared(suspect, model, images), images, pictures, generator)
+                    if in_force:
+                        found += self.both(shared(suspect, model, images), images, reserve + triggers, generator)
                     pool.extend(doubled(found))
                 epoch += 1
 
@@ -250,11 +247,6 @@ class _Lesson:
         twins = torch.cat([dealt(pool, self.some, generator) for _ in range(2)])
         wrong = self.teacher.accused(self.some.labels).repeat(2, 1)
         return lambda: claimed(predict(model, twins), wrong).mean()
-
-
-def blended_in(trigger: Trigger) -> bool:
-    """Whether it is a picture that shines through everywhere."""
-    return any(isinstance(f, Veil) and f.name == trigger.settings.get("family") for f in default_families())
 
 
 def smaller(trigger: Trigger) -> float:

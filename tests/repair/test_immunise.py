@@ -214,13 +214,13 @@ def test_what_is_held_in_reserve_stands_in_where_the_backdoor_outlived_the_cuts(
 ) -> None:
     evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),), reserve=(small_patch(),))
     again = Again(families=(Patch(),), steps=2, within=2.0, known=True)
-    for alive, lost, recovered, stand_ins in ((2.0, 1.0, 1, 2), (0.0, 1.0, 2, 4), (0.0, -1.0, 2, 4)):  # -1: begun anew
+    for alive, lost, recovered, stand_ins in ((2.0, 1.0, 1, 2), (0.0, 1.0, 2, 5), (0.0, -1.0, 2, 5)):  # -1: begun anew
         quick = replace(QUICK, first=again, again=again, both=again, every=4, stronger=(), alive=alive, lost=lost)
         notes = quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())
         assert (notes["recovered"], notes["stand_ins"]) == (recovered, stand_ins), "each is looked for again as well"
 
 
-def test_what_is_held_in_reserve_is_looked_for_in_both_networks_together(
+def test_each_and_what_is_held_in_reserve_are_looked_for_in_both_networks_together(
     planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evidence = Evidence("backdoored", (TARGET,), (), (small_patch(),), reserve=(small_patch(),))
@@ -241,13 +241,14 @@ def test_what_is_held_in_reserve_is_looked_for_in_both_networks_together(
     monkeypatch.setattr(Again, "__call__", noted)
     quick = replace(QUICK, every=2, alive=0.0, lost=1.0)
     quick(model, suspect, planted_splits, evidence, Run())
-    first, reserve = list(evidence.triggers), list(evidence.reserve)
-    assert looked == [(quick.first, first), (quick.both, reserve), (quick.again, first), (quick.both, reserve)]
+    first = list(evidence.triggers)
+    every = [*evidence.reserve, *first]
+    assert looked == [(quick.first, first), (quick.both, every), (quick.again, first), (quick.both, every)]
     assert apart == [[True, True], [True, True], [False, True], [True, True]]
 
 
-@pytest.mark.parametrize(("alive", "family", "both"), [(0.0, Veil(), 2), (2.0, Veil(), 0), (0.0, Patch(), 0)])
-def test_pictures_blended_in_are_looked_for_in_both_networks_as_well_where_the_backdoor_is_in_force(
+@pytest.mark.parametrize(("alive", "family", "both"), [(0.0, Veil(), 2), (2.0, Veil(), 0), (0.0, Patch(), 2)])
+def test_they_are_looked_for_in_both_networks_as_well_only_where_the_backdoor_is_in_force(
     planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch, alive: float, family: Family, both: int
 ) -> None:
     evidence = Evidence("backdoored", (TARGET,), (), (small_patch(family=family),))
@@ -333,7 +334,7 @@ def test_the_weights_go_back_a_part_of_the_way(planted: Planted, planted_splits:
             torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * went[1.0][name])
 
 
-def test_nothing_goes_back_where_the_backdoor_outlived_the_cuts(
+def test_what_is_far_enough_elsewhere_is_not_where_the_backdoor_outlived_the_cuts(
     planted: Planted, planted_splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No filter was cut here, so the stand-in works as well as ever when relearning begins."""
@@ -345,7 +346,7 @@ def test_nothing_goes_back_where_the_backdoor_outlived_the_cuts(
 
     monkeypatch.setattr(immunise, "fit", noted)
     for alive in (Immunise().alive, 2.0):
-        quick = replace(QUICK, ways=(0.25,), rise=1e9, alive=alive, lost=1.0)
+        quick = replace(QUICK, ways=(0.25,), rise=1e9, back=(), alive=alive, lost=1.0)
         notes = quick(planted.model.copy(), planted.model, planted_splits, planted.evidence, Run())
         ways[alive] = notes["way"]
     assert list(ways.values()) == [1.0, 0.25]
@@ -353,13 +354,12 @@ def test_nothing_goes_back_where_the_backdoor_outlived_the_cuts(
     assert went == [(10 * usual.clip, 2 * usual.epochs), (usual.clip, usual.epochs)], "a long way: more steps, longer"
 
 
-@pytest.mark.parametrize(("hardly", "held", "way"), [(1e9, True, 0.25), (-1.0, True, 1.0), (1e9, False, 1.0)])
-def test_a_little_goes_back_there_where_pictures_were_looked_for_in_both_networks(
-    planted: Planted, planted_splits: Splits, hardly: float, held: bool, way: float
+@pytest.mark.parametrize(("hardly", "way"), [(1e9, 0.25), (-1.0, 1.0)])
+def test_a_little_goes_back_where_the_backdoor_outlived_the_cuts(
+    planted: Planted, planted_splits: Splits, hardly: float, way: float
 ) -> None:
-    evidence = replace(planted.evidence, reserve=(small_patch(),) if held else ())
     quick = replace(QUICK, every=0, ways=(0.5,), rise=1e9, back=(0.25,), hardly=hardly, lost=1.0)
-    assert quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())["way"] == way
+    assert quick(planted.model.copy(), planted.model, planted_splits, planted.evidence, Run())["way"] == way
 
 
 def test_steps_that_led_astray_are_taken_back_and_shortened(
