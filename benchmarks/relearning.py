@@ -4,7 +4,7 @@
         [--repair-seeds 0,1] 'default' 'NAME: both.within=1.0; back=()' ...
 
 The settings are those of harden/repair/immunise.py, and of what they are made of; the values are Python's literals.
-With --keep, what was found and cut is put there and taken from there the next time: only where neither has changed.
+With --keep, what was found and cut is kept there and taken from there the next time, whatever has changed since.
 Measured on the zoo's test images with the true trigger: ACC, ASR, RA.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import time
 from copy import deepcopy
 from dataclasses import replace
@@ -21,15 +22,18 @@ from typing import Any
 import torch
 
 from harden.bench.cell import draw, suspect_of
-from harden.bench.zoo import ZooModel, choose, read_zoo, true_trigger
+from harden.bench.zoo import choose, read_zoo, true_trigger
 from harden.data import read_images
+from harden.job import Job
 from harden.measure import measure
 from harden.network import Classifier, classifier
+from harden.plan import Plan
 from harden.pruning.gated import GateSearch
 from harden.pruning.surgery import operate
 from harden.registry import find
 from harden.repair.immunise import Immunise
-from harden.types import Evidence, Pruned, Run
+from harden.resume import Kept
+from harden.types import Pruned, Run
 
 
 def main() -> None:
@@ -55,11 +59,17 @@ def main() -> None:
         shares = [found.accuracy, *(share for a in found.attack_success for share in (a.asr, a.recovered_accuracy))]
         return " / ".join(f"{100 * share.value:.1f}" for share in shares if share is not None)
 
-    file = options.keep and options.keep / f"{model.name}-{options.clean_per_class}-{options.seed}.pt"
-    evidence, cut = kept(file) or searched(model, options.clean_per_class, options.seed)
-    if file:
+    kept, job = Kept(options.keep, resume=True), Job(Plan(), Run(seed=options.seed), "")
+    if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
-        torch.save((evidence, cut), file)
+    about = f"{model.weights.resolve()} {options.clean_per_class} {options.seed}"
+    kept.begin(lambda: hashlib.sha256(about.encode()).hexdigest(), [])
+    evidence = kept.stage("recover", job, lambda: find("auto", {}).recover(original.copy(), splits, job.run))
+
+    def operated() -> Pruned:
+        return operate(original, GateSearch()(original.copy(), splits, evidence, job.run), splits, job.run)
+
+    cut = kept.pruned("prune", job, original, operated)
     print(f"{model.name} before: {measured(original)}; {evidence.status} {evidence.target_classes}", flush=True)
     print(f"  cut: {measured(Classifier(cut.module, original.contract))}; {len(cut.removed)} removed", flush=True)
     for name, repair in repairs:
@@ -85,24 +95,6 @@ def replaced(whole: Any, path: list[str], value: Any) -> Any:
     """The same, but for the one value that lies there."""
     first, *rest = path
     return replace(whole, **{first: replaced(getattr(whole, first), rest, value) if rest else value})
-
-
-def kept(file: Path | None) -> tuple[Evidence, Pruned] | None:
-    """What an earlier run of this script left there."""
-    if file is None or not file.is_file():
-        return None
-    found: tuple[Evidence, Pruned] = torch.load(file, weights_only=False)
-    return found
-
-
-def searched(model: ZooModel, per_class: int, seed: int) -> tuple[Evidence, Pruned]:
-    """What the default finds in it, and cuts."""
-    suspect = suspect_of(model, "cpu")
-    original, run = classifier(suspect), Run(seed=seed)
-    splits = draw(read_images(model.data.clean, suspect.contract)[0], per_class, seed)
-    evidence = find("auto", {}).recover(original.copy(), splits, run)
-    proposal = GateSearch()(original.copy(), splits, evidence, run)
-    return evidence, operate(original, proposal, splits, run)
 
 
 if __name__ == "__main__":
