@@ -114,9 +114,14 @@ class Ablation:
         print(f"| {self.name} | {without} | {len(cut.removed)} | {self._measured(model)} |", flush=True)
 
     def _measured(self, model: Classifier) -> str:
-        found = measure(model, self.test, self.triggers)
-        shares = [found.accuracy, *(share for a in found.attack_success for share in (a.asr, a.recovered_accuracy))]
-        return " | ".join(f"{100 * share.value:.1f}" for share in shares if share is not None)
+        return measured(model, self.test, self.triggers, " | ")
+
+
+def measured(model: Classifier, test: Images, triggers: Sequence[Trigger], between: str = " / ") -> str:
+    """ACC, and ASR and RA by each trigger, in percent."""
+    found = measure(model, test, triggers)
+    shares = [found.accuracy, *(share for a in found.attack_success for share in (a.asr, a.recovered_accuracy))]
+    return between.join(f"{100 * share.value:.1f}" for share in shares if share is not None)
 
 
 if __name__ == "__main__":

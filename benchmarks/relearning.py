@@ -16,16 +16,17 @@ import hashlib
 import time
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.ablation import measured
 from harden.bench.cell import draw, suspect_of
 from harden.bench.zoo import choose, read_zoo, true_trigger
 from harden.data import read_images
 from harden.job import Job
-from harden.measure import measure
 from harden.network import Classifier, classifier
 from harden.plan import Plan
 from harden.pruning.gated import GateSearch
@@ -53,12 +54,7 @@ def main() -> None:
     original = classifier(suspect)
     splits = draw(read_images(model.data.clean, suspect.contract)[0], options.clean_per_class, options.seed)
     test, trigger = read_images(model.data.test, suspect.contract)[0], true_trigger(model)
-
-    def measured(network: Classifier) -> str:
-        found = measure(network.eval(), test, [] if trigger is None else [trigger])
-        shares = [found.accuracy, *(share for a in found.attack_success for share in (a.asr, a.recovered_accuracy))]
-        return " / ".join(f"{100 * share.value:.1f}" for share in shares if share is not None)
-
+    now = partial(measured, test=test, triggers=[] if trigger is None else [trigger])
     kept, job = Kept(options.keep, resume=True), Job(Plan(), Run(seed=options.seed), "")
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
@@ -70,15 +66,15 @@ def main() -> None:
         return operate(original, GateSearch()(original.copy(), splits, evidence, job.run), splits, job.run)
 
     cut = kept.pruned("prune", job, original, operated)
-    print(f"{model.name} before: {measured(original)}; {evidence.status} {evidence.target_classes}", flush=True)
-    print(f"  cut: {measured(Classifier(cut.module, original.contract))}; {len(cut.removed)} removed", flush=True)
+    print(f"{model.name} before: {now(original)}; {evidence.status} {evidence.target_classes}", flush=True)
+    print(f"  cut: {now(Classifier(cut.module, original.contract).eval())}; {len(cut.removed)} removed", flush=True)
     for name, repair in repairs:
         for seed in [int(s) for s in (options.repair_seeds or str(options.seed)).split(",")]:
             network = Classifier(deepcopy(cut.module), original.contract).eval()
             begun = time.monotonic()
             told = repair(network, original.copy(), splits, evidence, Run(seed=seed))
             record = {k: told[k] for k in ("epochs", "stand_ins", "recovered", "way") if k in told}
-            print(f"  {name} ({seed}): {measured(network)}; {record} {time.monotonic() - begun:.0f} s", flush=True)
+            print(f"  {name} ({seed}): {now(network)}; {record} {time.monotonic() - begun:.0f} s", flush=True)
 
 
 def changed(told: str) -> Immunise:
