@@ -5,8 +5,9 @@
 
 Each attack of harden/bench/attacks.py goes into one of the controls, in turn, by fine-tuning on one half of the
 test images, with the control's own answers held on clean ones. OUT/zoo.toml lists what came of it, to be measured on
-the other half, which neither the attacker nor a defender has seen. Clean-label attacks are left out: a network that
-knows its classes has nothing to learn from a trigger on the right one.
+the other half, which neither the attacker nor a defender has seen; what the control makes of the same triggered images
+is printed beside it. Clean-label attacks are left out: a network that knows its classes has nothing to learn from a
+trigger on the right one.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def main() -> None:
             lines += data_lines(control.data, halves[control.data.name].verify, out)
         attacker, measured = halves[control.data.name].tune, halves[control.data.name].verify
         model = classifier(suspect)
+        original = model.copy().eval()
         implant(model, attacker, ATTACKS[name], target, options.seed)
         trigger = ATTACKS[name].trigger(name, control.input_size, options.seed, target, control.num_classes)
         found = measure(model, measured, [trigger])
@@ -76,7 +78,12 @@ def main() -> None:
         lines += entry(name, name, control, options.seed) + ATTACKS[name].whom(target, control.num_classes)
         lines += [f"acc = {found.accuracy.value:.4f}", f"asr = {found.attack_success[0].asr.value:.4f}", ""]
         (out / "zoo.toml").write_text("\n".join(lines), encoding="utf-8")
-        print(f"{name} in {control.name}: accuracy {found.accuracy}, ASR {found.attack_success[0].asr}", flush=True)
+        never = measure(original, measured, [trigger]).attack_success[0]
+        said = f"accuracy {found.accuracy}, ASR {found.attack_success[0].asr}"
+        print(
+            f"{name} in {control.name}: {said}; the control: {never.asr}, true class {never.recovered_accuracy}",
+            flush=True,
+        )
 
 
 def implant(model: Classifier, images: Images, attack: Attack, target: int, seed: int) -> None:
