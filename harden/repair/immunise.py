@@ -102,8 +102,8 @@ class Immunise:
     rise: float = 1.0
     """The first of these is taken at which stand-ins are said to be the target by so much more at most."""
     alive: float = 0.2
-    """If stand-ins, or those held in reserve, are named with so much of probability before relearning, the cuts have
-    left the backdoor in force: what is left of the way is what is left of the backdoor then."""
+    """If the stand-ins of one target, or those held in reserve, are named with so much of probability before
+    relearning, the cuts have left the backdoor in force: what is left of the way is what is left of it then."""
     back: tuple[float, ...] = (0.8, 0.9)
     """So only a little may go back there, since what was looked for in both networks is near to the trigger."""
     hardly: float = 0.2
@@ -147,7 +147,7 @@ class Immunise:
 
         telling = [t for t in reserve if smaller(t) >= self.telling]
         in_force = any(
-            float(lesson.said(model, group, torch.Generator().manual_seed(run.seed))()) >= self.alive
+            bool((lesson.said(model, group, torch.Generator().manual_seed(run.seed))() >= self.alive).any())
             for group in (pool, telling)
             if group
         )
@@ -243,10 +243,14 @@ class _Lesson:
         return distilled(as_logits(model(pictures)), said, self.how.temperature)
 
     def said(self, model: Classifier, pool: list[Trigger], generator: torch.Generator) -> Callable[[], Tensor]:
-        """How much of probability these, as they are now, get for accused classes, whenever it is asked."""
-        twins = torch.cat([dealt(pool, self.some, generator) for _ in range(2)])
+        """How much of probability these, as they are now, get for accused classes, whenever it is asked: by those of
+        each target, since of two backdoors the cuts may close one.
+        """
+        targets = dict.fromkeys(trigger.target for trigger in pool)
+        groups = [[trigger for trigger in pool if trigger.target == target] for target in targets]
+        twins = [torch.cat([dealt(group, self.some, generator) for _ in range(2)]) for group in groups]
         wrong = self.teacher.accused(self.some.labels).repeat(2, 1)
-        return lambda: claimed(predict(model, twins), wrong).mean()
+        return lambda: torch.stack([claimed(predict(model, some), wrong).mean() for some in twins])
 
 
 def smaller(trigger: Trigger) -> float:
@@ -263,13 +267,13 @@ def normalised(model: Classifier) -> bool:
 def settle(
     model: Classifier, before: Mapping[str, Tensor], ways: Sequence[float], rise: float, said: Callable[[], Tensor]
 ) -> float:
-    """Takes the network back to the first share of the way that it went at which this has risen by so much at most."""
+    """Takes the network back to the first share of the way that it went at which none of these has risen by more."""
     after = {name: value.clone() for name, value in model.state_dict().items()}
-    most = (1 + rise) * float(said())
+    most = (1 + rise) * said()
     for way in sorted(ways):
         between = {k: v.lerp(after[k], way) if v.is_floating_point() else after[k] for k, v in before.items()}
         model.load_state_dict(between)
-        if float(said()) <= most:
+        if bool((said() <= most).all()):
             return way
     model.load_state_dict(after)
     return 1.0

@@ -381,6 +381,17 @@ def test_steps_that_led_astray_are_taken_back_and_shortened(
     assert accuracy(model, planted_splits.verify) >= 0.95
 
 
+def test_of_two_targets_it_is_enough_that_the_stand_ins_of_one_outlived_the_cuts(
+    planted: Planted, planted_splits: Splits
+) -> None:
+    """On average hardly any image follows these ten."""
+    works, idle = planted.evidence.triggers, tuple(small_patch(ToClass((TARGET + 1) % 3)) for _ in range(9))
+    for triggers, epochs in ((works, 8), (idle, 4), ((*works, *idle), 8)):
+        evidence = replace(planted.evidence, triggers=triggers)
+        quick = replace(QUICK, every=0, stronger=(), alive=0.5, lost=1.0)
+        assert quick(planted.model.copy(), planted.model, planted_splits, evidence, Run())["epochs"] == epochs
+
+
 @pytest.mark.parametrize(("rise", "way"), [(0.0, 1.0), (0.6, 0.75), (1.5, 0.5)])
 def test_not_so_far_back_that_the_stand_ins_notice(planted: Planted, rise: float, way: float) -> None:
     model, before = planted.model.copy(), {k: v.clone() for k, v in planted.model.state_dict().items()}
@@ -390,9 +401,9 @@ def test_not_so_far_back_that_the_stand_ins_notice(planted: Planted, rise: float
     start, gone = before[next(iter(dict(model.named_parameters())))], weight.detach().clone()
 
     def said() -> Tensor:
-        """1 at the end, 3 at the start."""
+        """Of one target 1 at the end and 3 at the start, of the other 9 all of the way."""
         moved: Tensor = (weight.detach() - start).mean()
-        return -2 * moved + 3
+        return torch.stack([-2 * moved + 3, torch.tensor(9.0)])
 
     assert immunise.settle(model, before, (0.75, 0.5), rise, said) == way
     torch.testing.assert_close(weight.detach(), start + way * (gone - start))
